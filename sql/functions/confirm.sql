@@ -1,0 +1,23 @@
+-- notifier.confirm: note when notifications reached a socket of their user. Rows are locked in one order and held ones are
+-- left out: two devices that confirm the same rows in opposite order would deadlock.
+--   _ids, _slots   the notifications
+--   returns        how many were undelivered until now
+-- Used by: the confirmations (src/confirmations.rs).
+create or replace function notifier.confirm(_ids bigint[], _slots smallint[]) returns bigint
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with locked as (
+    select n.id, n.slot
+    from unnest(confirm._ids, confirm._slots) as k(id, slot)
+    join notifier.notification n on n.id = k.id and n.slot = k.slot
+    where n.delivered_at is null
+    order by n.id
+    for update of n skip locked
+  ), confirmed as (
+    update notifier.notification n set delivered_at = clock_timestamp()
+    from locked l where n.id = l.id and n.slot = l.slot
+    returning n.id
+  )
+  select count(*) from confirmed;
+end;

@@ -1,0 +1,36 @@
+-- notifier.drop_event: forget an event or timer. The table's trigger stays, since only the table's owner may drop it; with no
+-- event left it does nothing.
+--   name      of the event or timer
+--   returns   what was done, and where the trigger has no more work the line that removes it
+--   raises    42704 when there is no such event
+-- Used by: DBAs.
+create or replace function notifier.drop_event(name text) returns setof text
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp as $$
+declare
+  _d         notifier.definition;
+  _operation text;
+begin
+  perform pg_advisory_xact_lock(7809647138214477428);
+  delete from notifier.definition d where d.name = drop_event.name returning d.* into _d;
+  if _d.name is null then
+    raise exception 'there is no event %', coalesce(quote_literal(drop_event.name), 'null') using errcode = 'undefined_object',
+      hint = format('There are: %s.', (select string_agg(d.name, ', ' order by d.name) from notifier.definition d));
+  end if;
+  insert into notifier.event_history (name, version, definition) values (_d.name, _d.version, to_jsonb(_d))
+  on conflict on constraint event_history_pkey do update set definition = excluded.definition, replaced_at = clock_timestamp();
+  delete from notifier.timer t where t.event = _d.name;
+  delete from notifier.backfill b where b.event = _d.name;
+  return next format('%s dropped', _d.name);
+
+  foreach _operation in array string_to_array(_d.operation, ' or ') loop
+    perform notifier.write_function(_d.source, _operation);
+    if exists (select from pg_catalog.pg_class c where c.oid = _d.source)
+      and not exists (select from notifier.definition d
+                      where d.source = _d.source and _operation = any (string_to_array(d.operation, ' or '))) then
+      return next format('its trigger has no more work; the table''s owner may remove it: drop trigger notifier_%s on %s;',
+        _operation, _d.source::regclass);
+    end if;
+  end loop;
+end
+$$;

@@ -1,0 +1,26 @@
+-- notifier.event: what is live, read from the catalogs so that it cannot drift: a renamed source shows its new name, and
+-- `installed` is false where its trigger is missing or disabled.
+create or replace view notifier.event as
+select
+  d.name,
+  d.kind,
+  coalesce(to_regclass(format('%I.%I', n.nspname, c.relname))::text, d.source_name || ' (dropped)') as source,
+  d.operation,
+  d.level::text as level,
+  d.message,
+  d.query,
+  d.due,
+  d.until,
+  not exists (
+    select from unnest(string_to_array(d.operation, ' or ')) as o(operation)
+    where not exists (
+      select from pg_catalog.pg_trigger t
+      where t.tgrelid = d.source and t.tgname = 'notifier_' || o.operation and t.tgenabled <> 'D')
+  ) as installed,
+  (select count(*) from notifier.fault_record f where f.event = d.name) as faults,
+  d.version,
+  d.defined_at,
+  d.defined_by
+from notifier.definition d
+left join pg_catalog.pg_class c on c.oid = d.source
+left join pg_catalog.pg_namespace n on n.oid = c.relnamespace;

@@ -1,0 +1,40 @@
+-- notifier.grant_roles: give the three roles what they need and nothing else, where they exist. Where the database's owner
+-- does it all, none has to.
+--   notifier_admin     defines events
+--   notifier_sender    may call notifier.send
+--   notifier_service   runs the binary
+-- Used by: migrate.
+create or replace function notifier.grant_roles() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp as $$
+begin
+  revoke all on all functions in schema notifier from public;
+  if to_regrole('notifier_admin') is not null then
+    grant usage on schema notifier to notifier_admin;
+    grant select on notifier.event, notifier.fault, notifier.event_history to notifier_admin;
+    grant execute on function
+      notifier.define_event(text, regclass, text, text, text, text),
+      notifier.define_timer(text, regclass, text, text, text, text, text),
+      notifier.drop_event(text)
+      to notifier_admin;
+  end if;
+  if to_regrole('notifier_sender') is not null then
+    grant usage on schema notifier to notifier_sender;
+    grant execute on function notifier.send(text, text, text, jsonb, text, timestamptz) to notifier_sender;
+  end if;
+  if to_regrole('notifier_service') is not null then
+    grant usage on schema notifier to notifier_service;
+    grant select on notifier.setting, notifier.schema_history to notifier_service;
+    grant execute on function
+      notifier.stream(pg_snapshot),
+      notifier.undelivered(text, interval, integer),
+      notifier.missed(text, pg_snapshot[], pg_snapshot, bigint, integer),
+      notifier.confirm(bigint[], smallint[]),
+      notifier.summarize(text, pg_snapshot, bigint),
+      notifier.work(),
+      notifier.lead(),
+      notifier.beat(text)
+      to notifier_service;
+  end if;
+end
+$$;

@@ -1,0 +1,55 @@
+-- notifier.install_trigger: make sure that a table, its partitions and its inheritance children call the generated function.
+-- Creating a trigger waits for writers and makes them wait: it is tried for 100 ms at a time, and given up after 20 tries.
+--   _source      the table
+--   _operation   insert, update or delete
+--   _function    the generated function
+--   returns      what was done, a line for each table; nothing where the trigger was there
+--   raises       55P03 when writers never let it in, 42501 without the right to create triggers
+-- Used by: notifier.define.
+create or replace function notifier.install_trigger(_source oid, _operation text, _function text) returns setof text
+language plpgsql as $$
+declare
+  _name  text := 'notifier_' || install_trigger._operation;
+  _table regclass;
+begin
+  for _table in
+    -- A row written directly to a partition or child fires nothing on its parent.
+    with recursive family as (
+      select install_trigger._source as id
+      union
+      select i.inhrelid from pg_catalog.pg_inherits i join family f on i.inhparent = f.id
+    )
+    select f.id::regclass from family f join pg_catalog.pg_class c on c.oid = f.id
+    where c.relkind in ('r', 'p')
+      and not exists (select from pg_catalog.pg_trigger t
+                      where t.tgrelid = f.id and t.tgname = _name and t.tgfoid = (install_trigger._function || '()')::regprocedure)
+  loop
+    for _try in 1..20 loop
+      begin
+        perform set_config('lock_timeout', '100ms', true);
+        execute format('create trigger %I after %s on %s referencing %s for each statement execute function %s()',
+          _name, install_trigger._operation, _table,
+          case install_trigger._operation
+            when 'insert' then 'new table as new'
+            when 'update' then 'old table as old new table as new'
+            else 'old table as old' end,
+          install_trigger._function);
+        exit;
+      exception
+        when lock_not_available then
+          if _try = 20 then
+            raise exception 'the trigger on % could not be installed: its writers left no gap', _table
+              using errcode = 'lock_not_available',
+                    hint = 'Nothing was changed. Look in pg_stat_activity for a transaction that stays open on it, and define again.';
+          end if;
+          perform pg_sleep(0.05 + random() / 10);   -- let the writers that queued behind us go first
+        when insufficient_privilege then
+          raise exception 'the role % may not create a trigger on %', current_user, _table
+            using errcode = 'insufficient_privilege',
+                  hint = format('As its owner: grant trigger, select on %s to %I;', _table, current_user);
+      end;
+    end loop;
+    return next format('trigger %s installed on %s', _name, _table);
+  end loop;
+end
+$$;

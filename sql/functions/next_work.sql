@@ -1,0 +1,19 @@
+-- notifier.next_work: when the service has something to do next.
+--   returns   seconds from now, 0 when something waits already, null when nothing is foreseen
+-- Used by: notifier.work, notifier.stream.
+create or replace function notifier.next_work() returns double precision
+language sql stable
+return (
+  select greatest(0, extract(epoch from min(w.at) - clock_timestamp()))
+  from (
+    select (select t.due_at from notifier.timer t where t.event = d.name order by t.due_at limit 1)
+    from notifier.definition d where d.kind = 'timer'
+    union all
+    select min(s.send_at) from notifier.scheduled s
+    union all
+    select clock_timestamp() where exists (select from notifier.spill)
+    union all
+    select clock_timestamp() from notifier.backfill b
+    where b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier
+  ) w(at)
+);

@@ -1,0 +1,17 @@
+-- notifier.payload: a notification as the JSON that travels in NOTIFY, in the stream and in a catch-up: one shape, decoded
+-- in one place (src/protocol.rs). Ids are strings, since JSON readers lose integers beyond 2^53.
+--   _n       the row
+--   returns  a JSON object as text
+-- Used by: notifier.record, notifier.stream, notifier.catch_up.
+create or replace function notifier.payload(_n notifier.notification) returns text
+language sql stable parallel safe
+return json_build_object(
+  'id',         (payload._n).id::text,
+  'slot',       (payload._n).slot,
+  'xid',        (payload._n).xid::text,
+  'user_id',    (payload._n).user_id,
+  'event',      (payload._n).event,
+  'level',      (payload._n).level,
+  'message',    (payload._n).message,
+  'data',       (payload._n).data,
+  'created_at', to_char((payload._n).created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))::text;

@@ -1,0 +1,58 @@
+-- notifier.probe: try a query against the shape of what it will read, as the role it will run as, and run nothing of it.
+--   _what      for errors: 'the query of event booking.declined'
+--   _with      common table expressions it may read
+--   _query     one SELECT, without a semicolon
+--   returns    its columns in order: [{"name": .., "type": ..}]
+--   raises     what Postgres says of it, with _what before; 42601 for several statements, 0A000 for `for update`
+-- Used by: notifier.define.
+create or replace function notifier.probe(_what text, _with text, _query text) returns jsonb
+language plpgsql as $$
+declare
+  _text    text := format(E'with %s select * from (\n%s\n) q', probe._with, probe._query);
+  _plan    refcursor;
+  _line    text;
+  _columns jsonb;
+  _detail  text;
+  _hint    text;
+begin
+  -- A cursor refuses several statements before any of them runs; EXPLAIN checks the grants that a view would not.
+  open _plan for execute 'explain (costs off) ' || _text;
+  loop
+    fetch _plan into _line;
+    exit when not found;
+    if _line ~ 'LockRows' then
+      raise exception '% locks rows', probe._what using errcode = 'feature_not_supported',
+        hint = 'Leave out "for update" and "for share": a notification must never make an application wait.';
+    end if;
+  end loop;
+  close _plan;
+
+  begin
+    execute 'create view notifier.probed as ' || _text;
+    select coalesce(jsonb_agg(jsonb_build_object('name', a.attname, 'type', t.typname) order by a.attnum), '[]')
+    into _columns
+    from pg_catalog.pg_attribute a
+    cross join lateral (select format_type(coalesce(nullif(y.typbasetype, 0), y.oid), null) as typname
+                        from pg_catalog.pg_type y where y.oid = a.atttypid) t
+    where a.attrelid = 'notifier.probed'::regclass and a.attnum > 0;
+    raise exception using errcode = 'NTF00';
+  exception when sqlstate 'NTF00' then
+    null;   -- the view is undone
+  end;
+  return _columns;
+exception
+  when feature_not_supported then
+    raise;
+  when invalid_cursor_definition then
+    raise exception '% is more than one statement', probe._what using errcode = 'syntax_error',
+      hint = 'Write one SELECT.';
+  when others then
+    get stacked diagnostics _detail = pg_exception_detail, _hint = pg_exception_hint;
+    raise exception '% cannot run: %', probe._what, sqlerrm using errcode = sqlstate, detail = _detail,
+      hint = coalesce(nullif(_hint, ''), case sqlstate
+        when '42703' then 'Check the column''s name; `new`, `old` and `changed` have the columns of the source.'
+        when '42P01' then 'Write every table with its schema, as in public.parking_lot; `new`, `old` and `changed` are what the operation offers.'
+        when '42501' then format('As the owner of that table: grant select on it to %I.', current_user)
+        else 'It has to be one SELECT that Postgres can plan.' end);
+end
+$$;

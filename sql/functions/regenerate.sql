@@ -1,0 +1,17 @@
+-- notifier.regenerate: generate the functions of all events again, so that an upgrade reaches them.
+--   returns   how many events there are
+-- Used by: migrate, after it applied sql/functions.
+create or replace function notifier.regenerate() returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_advisory_xact_lock(7809647138214477428);
+  perform notifier.write_function(g.source, g.operation)
+  from notifier.generated g join pg_catalog.pg_class c on c.oid = g.source
+  where g.kind = 'write';
+  perform notifier.timer_functions(d)
+  from notifier.definition d join pg_catalog.pg_class c on c.oid = d.source
+  where d.kind = 'timer';
+  return (select count(*) from notifier.definition);
+end
+$$;

@@ -1,0 +1,24 @@
+-- notifier.summarize: note that older notifications were told as "n more wait in your inbox", so that no later connection
+-- pours them out.
+--   _user      the user
+--   _within    the position at which they were counted
+--   _before    the oldest id that was sent by itself
+-- Used by: the confirmations (src/confirmations.rs).
+create or replace function notifier.summarize(_user text, _within pg_snapshot, _before bigint) returns bigint
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with locked as (
+    select n.id, n.slot
+    from notifier.notification n
+    where n.user_id = summarize._user and n.id < summarize._before and pg_visible_in_snapshot(n.xid, summarize._within)
+      and n.delivered_at is null and n.summarized_at is null
+    order by n.id
+    for update skip locked
+  ), summarized as (
+    update notifier.notification n set summarized_at = clock_timestamp()
+    from locked l where n.id = l.id and n.slot = l.slot
+    returning n.id
+  )
+  select count(*) from summarized;
+end;

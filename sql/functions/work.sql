@@ -1,0 +1,77 @@
+-- notifier.work: do a bounded piece of what the service owes: rows that spilled, timers whose time has come, notifications
+-- sent for now, rows to arm. Any number of instances may call it at once: each takes what no other holds.
+--   returns   seconds until there is more to do: 0 at once, null when nothing is foreseen
+-- Used by: the scheduler (src/scheduler.rs), in a transaction of its own.
+create or replace function notifier.work() returns double precision
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp as $$
+declare
+  _now      constant timestamptz := clock_timestamp();
+  _done     bigint;
+  _waiting  boolean := false;
+  _event    text;
+  _backfill notifier.backfill;
+  _last_key jsonb;
+begin
+  with taken as (
+    delete from notifier.spill s
+    where s.id in (select t.id from notifier.spill t order by t.id limit 500 for update skip locked)
+    returning s.*
+  ), notifications as (
+    insert into notifier.notification (slot, created_at, user_id, event, level, message, data, until)
+    select notifier.slot((t.record ->> 'created_at')::timestamptz), (t.record ->> 'created_at')::timestamptz,
+           t.record ->> 'user_id', t.record ->> 'event', t.record ->> 'level', t.record ->> 'message', t.record -> 'data',
+           (t.record ->> 'until')::timestamptz
+    from taken t where t.kind = 'notification' order by t.id
+  ), timers as (
+    insert into notifier.timer (event, key, due_at)
+    select t.record ->> 'event', t.record -> 'key', (t.record ->> 'due_at')::timestamptz from taken t where t.kind = 'timer'
+  )
+  select count(*) into _done from taken;
+  if _done > 0 then
+    return 0;
+  end if;
+
+  -- The event that waited longest comes first; where another instance holds all of its timers, the next one.
+  for _event in
+    select d.name
+    from notifier.definition d
+    cross join lateral (select t.due_at from notifier.timer t where t.event = d.name order by t.due_at limit 1) t
+    where d.kind = 'timer' and t.due_at <= _now
+    order by t.due_at
+  loop
+    execute format('select notifier.fire_%s()', notifier.function_number('timer', _event => _event)) into _done;
+    if _done > 0 then
+      return 0;
+    end if;
+    _waiting := true;
+  end loop;
+
+  with taken as (
+    delete from notifier.scheduled s
+    where s.id in (select t.id from notifier.scheduled t where t.send_at <= _now order by t.send_at limit 100 for update skip locked)
+    returning s.*
+  )
+  select count(notifier.record(t.event, t.level, array[t.user_id], array[t.message], array[t.data])::text) into _done from taken t;
+  if _done > 0 then
+    return 0;
+  end if;
+
+  select b.* into _backfill from notifier.backfill b
+  where b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier
+  order by b.pass, b.event limit 1 for update skip locked;
+  if _backfill.event is not null then
+    execute format('select notifier.backfill_%s($1, $2)', notifier.function_number('timer', _event => _backfill.event))
+    into _last_key using _backfill.after_key, _backfill.pass = 1;
+    if _last_key is null and _backfill.pass = 3 then
+      delete from notifier.backfill b where b.event = _backfill.event;
+    else
+      update notifier.backfill b set after_key = _last_key, pass = b.pass + (_last_key is null)::int where b.event = _backfill.event;
+    end if;
+    return 0;
+  end if;
+
+  -- What another instance is doing now is not ours to wait for, but to look at again.
+  return case when _waiting then 0.25 else notifier.next_work() end;
+end
+$$;

@@ -1,0 +1,106 @@
+//! What an operator can set: each flag is an environment variable too, and this is their documentation.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use crate::auth::AuthMode;
+use crate::store::DatabaseUrl;
+
+/// Committed Postgres writes, as notifications on the right user's screen.
+#[derive(Parser, Debug)]
+#[command(version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Bring the schema `notifier` of a database to this version.
+    Migrate(DatabaseConfig),
+    /// Serve sockets. Never changes the schema.
+    Serve(ServeConfig),
+    /// Show it: a throw-away Postgres with a parking application, and a page to press buttons on.
+    Demo(DemoConfig),
+}
+
+/// Where the database is.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseConfig {
+    /// The database, as postgresql://user:password@host:port/database. LISTEN needs the primary itself or a pool in session
+    /// mode.
+    #[arg(long, env = "NOTIFIER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: DatabaseUrl,
+}
+
+/// How to serve.
+#[derive(Args, Clone, Debug)]
+pub struct ServeConfig {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseConfig,
+    /// The address to serve at.
+    #[arg(long, env = "NOTIFIER_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// How users are told apart. Has no default; `none` is for development.
+    #[arg(long, env = "NOTIFIER_AUTH", value_enum)]
+    pub auth: AuthMode,
+    /// How far back an opening socket is told what it missed.
+    #[arg(long, env = "NOTIFIER_REPLAY_WINDOW", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub replay_window: Duration,
+    /// How many of those at most; the rest is told as a number and waits in the inbox.
+    #[arg(long, env = "NOTIFIER_REPLAY_LIMIT", default_value_t = 20, value_parser = clap::value_parser!(i32).range(0..=200))]
+    pub replay_limit: i32,
+    /// How many pooled connections to the database at most. Two more are held for LISTEN and for leading.
+    #[arg(long, env = "NOTIFIER_POOL_SIZE", default_value_t = 8, value_parser = parse_pool_size)]
+    pub pool_size: usize,
+}
+
+/// How to show the demo.
+#[derive(Args, Clone, Debug)]
+pub struct DemoConfig {
+    /// The address of the page; port 0 takes a free one.
+    #[arg(long, env = "NOTIFIER_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+}
+
+impl ServeConfig {
+    /// Refuses what clap cannot see: settings that must not come together.
+    ///
+    /// # Errors
+    /// `--auth none` on an address that others reach.
+    pub fn check(&self) -> Result<()> {
+        refuse_open_door(self.auth, self.listen)
+    }
+}
+
+impl DemoConfig {
+    /// See [`ServeConfig::check`].
+    ///
+    /// # Errors
+    /// The address is one that others reach.
+    pub fn check(&self) -> Result<()> {
+        refuse_open_door(AuthMode::None, self.listen)
+    }
+}
+
+fn refuse_open_door(auth: AuthMode, listen: SocketAddr) -> Result<()> {
+    ensure!(
+        auth != AuthMode::None || listen.ip().is_loopback(),
+        "--auth none lets anyone read anyone, so it serves loopback addresses only and {} is none: listen on 127.0.0.1",
+        listen.ip()
+    );
+    Ok(())
+}
+
+fn parse_pool_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size @ 2..=1000) => Ok(size),
+        _ => Err("2 to 1000 connections".to_owned()),
+    }
+}

@@ -1,0 +1,187 @@
+//! The LISTEN connection: decode what is told, read on from the position about once a second and whenever something may
+//! have been missed, prove with beats that LISTEN works, reconnect for ever.
+//!
+//! Nothing here waits for a socket or for the database while it should read: a listener that stops reading would fill the
+//! server's NOTIFY queue, and a full queue fails everybody's COMMIT.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::metrics::Metrics;
+use crate::protocol::{Payload, Position};
+use crate::registry::Registry;
+use crate::scheduler::Alarm;
+use crate::store::{Link, Store, seconds};
+
+/// The safety read: whatever is wrong with NOTIFY, a row is published within two of these.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The relay beats once a second. Without one for this long a listener beats itself ...
+const BEAT_EXPECTED: Duration = Duration::from_secs(3);
+/// ... and without an answer for this long LISTEN does not work. Late is not dead: an overloaded database is not helped by
+/// reconnects.
+const BEAT_LIMIT: Duration = Duration::from_secs(12);
+/// How long the first beat may take: it proves LISTEN before anybody trusts it.
+const PROOF_LIMIT: Duration = Duration::from_secs(3);
+/// The longest pause between two attempts to connect.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// Whether this instance listens, and if not, why: for `/readyz`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Readiness {
+    /// LISTEN was proved by a NOTIFY to itself.
+    Ready,
+    /// In words for an operator.
+    NotReady(String),
+}
+
+/// See the module.
+pub struct Listener {
+    /// The database.
+    pub store: Store,
+    /// Where notifications go.
+    pub registry: Arc<Registry>,
+    /// Where this tells whether it listens.
+    pub readiness: watch::Sender<Readiness>,
+    /// Where it tells when the service has work to do.
+    pub alarm: Alarm,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+type Look = Pin<Box<dyn Future<Output = Result<(Position, Option<Duration>)>> + Send>>;
+
+impl Listener {
+    /// Listens until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut attempt = 0;
+        loop {
+            let error = tokio::select! {
+                ended = self.listen(&mut attempt) => match ended {
+                    Ok(never) => match never {},
+                    Err(error) => format!("{error:#}"),
+                },
+                () = stop.cancelled() => return,
+            };
+            warn!(error, attempt, "not listening");
+            self.readiness.send_replace(Readiness::NotReady(error));
+            // Full jitter: instances that lost one database don't come back to it in step.
+            let pause = MAX_PAUSE.min(Duration::from_millis(100) * 2_u32.saturating_pow(attempt)).mul_f64(fastrand::f64());
+            attempt += 1;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// One connection's life; ends with what is wrong with it.
+    async fn listen(&self, attempt: &mut u32) -> Result<std::convert::Infallible> {
+        let mut link = self.store.link().await?;
+        link.listen().await?;
+        let me = format!("{:016x}", fastrand::u64(..));
+        self.prove(&mut link, &me).await?;
+        self.metrics.listener_connects.inc();
+        self.readiness.send_replace(Readiness::Ready);
+        info!("listening");
+
+        // LISTEN is committed: what it did not hear is behind the position, and read now.
+        let mut look = Some(self.look());
+        let mut heard = Instant::now();
+        let mut asked = false;
+        let mut wanted = false;
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut tick = false;
+            tokio::select! {
+                payload = link.next() => match Payload::decode(&payload?) {
+                    Ok(Payload::Notification(notification)) => self.publish(&notification),
+                    Ok(Payload::Read) => wanted = true,
+                    Ok(Payload::Due(at)) => self.alarm.earlier(seconds(at)),
+                    Ok(Payload::Beat(_)) => (heard, asked) = (Instant::now(), false),
+                    Err(error) => {
+                        // Its text may be anybody's, so it is not logged. If it was one of ours, the read finds the row.
+                        warn!(%error, "malformed payload on the channel, ignored");
+                        self.metrics.malformed_payloads.inc();
+                        wanted = true;
+                    }
+                },
+                looked = async { match &mut look { Some(look) => look.await, None => std::future::pending().await } } => {
+                    look = None;
+                    match looked {
+                        Ok((position, work)) => {
+                            self.registry.advance(position);
+                            if let Some(work) = work {
+                                self.alarm.earlier(work);
+                            }
+                            *attempt = 0;
+                        }
+                        // The position has not moved: the next look reads the same again.
+                        Err(error) => warn!(error = format!("{error:#}"), "reading the stream failed"),
+                    }
+                }
+                _ = ticks.tick() => tick = true,
+            }
+            // One at a time; one that is asked for while another is under way comes after it.
+            wanted |= tick && look.is_none();
+            if wanted && look.is_none() {
+                look = Some(self.look());
+                wanted = false;
+            }
+            if tick && heard.elapsed() > BEAT_LIMIT {
+                bail!("LISTEN has gone silent: no beat for {} s", heard.elapsed().as_secs());
+            }
+            if tick && heard.elapsed() > BEAT_EXPECTED && !asked {
+                asked = true;
+                link.beat(&me).await?;
+            }
+        }
+    }
+
+    /// Sends a beat to itself and waits for it.
+    async fn prove(&self, link: &mut Link, me: &str) -> Result<()> {
+        link.beat(me).await?;
+        let heard = async {
+            loop {
+                match Payload::decode(&link.next().await?) {
+                    Ok(Payload::Beat(from)) if from == me => return Ok::<_, anyhow::Error>(()),
+                    Ok(Payload::Notification(notification)) => self.publish(&notification),
+                    // The first look reads on anyway.
+                    _ => {}
+                }
+            }
+        };
+        timeout(PROOF_LIMIT, heard).await.ok().context(
+            "LISTEN was accepted but a NOTIFY to itself did not arrive: is there a pooler in transaction mode (pgbouncer \
+             pool_mode = transaction) in between? LISTEN needs a session of its own: give --database-url the server itself, \
+             or a pool in session mode",
+        )?
+    }
+
+    fn look(&self) -> Look {
+        let (store, registry, metrics) = (self.store.clone(), self.registry.clone(), self.metrics.clone());
+        Box::pin(async move {
+            let after = registry.position();
+            store
+                .stream(&after, |notification| {
+                    if registry.publish(&notification) {
+                        metrics.published.inc();
+                    }
+                })
+                .await
+        })
+    }
+
+    fn publish(&self, notification: &crate::protocol::Notification) {
+        if self.registry.publish(notification) {
+            self.metrics.published.inc();
+        }
+    }
+}

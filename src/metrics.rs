@@ -1,0 +1,56 @@
+//! Counts for operators, in the text format of Prometheus at `/metrics`. No user ids, and no label a stranger can invent.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// One field a figure; its help text is its documentation.
+#[derive(Default)]
+pub struct Metrics {
+    registry: Registry,
+    /// Sockets open now.
+    pub sockets: Gauge,
+    /// Notification frames written to sockets.
+    pub frames: Counter,
+    /// Notifications noted as delivered.
+    pub confirmed: Counter,
+    /// Payloads on the channel that could not be decoded.
+    pub malformed_payloads: Counter,
+    /// Notifications published, by whatever way they came.
+    pub published: Counter,
+    /// Times a mailbox was full and the session read on from the table.
+    pub lags: Counter,
+    /// Times the listener connected.
+    pub listener_connects: Counter,
+    /// Whether this instance is the relay.
+    pub relay: Gauge,
+    /// Sockets closed because they took or answered nothing.
+    pub stuck_sockets: Counter,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut new = Self { registry: Registry::with_prefix("notifier"), ..Self::default() };
+        let r = &mut new.registry;
+        r.register("sockets", "Sockets open now", new.sockets.clone());
+        r.register("frames", "Notification frames written to sockets", new.frames.clone());
+        r.register("confirmed", "Notifications noted as delivered", new.confirmed.clone());
+        r.register("malformed_payloads", "Payloads on the channel that could not be decoded", new.malformed_payloads.clone());
+        r.register("published", "Notifications published on this instance", new.published.clone());
+        r.register("lags", "Times a mailbox was full and the session read on from the table", new.lags.clone());
+        r.register("listener_connects", "Times the listener connected", new.listener_connects.clone());
+        r.register("relay", "1 on the instance that holds the bell", new.relay.clone());
+        r.register("stuck_sockets", "Sockets closed because they took or answered nothing", new.stuck_sockets.clone());
+        new
+    }
+
+    /// The figures as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

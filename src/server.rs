@@ -1,0 +1,93 @@
+//! Wires the parts, spawns them, waits for them. The only place that does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::config::ServeConfig;
+use crate::confirmations::Confirmations;
+use crate::http::demo::Demo;
+use crate::listener::{Listener, Readiness};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::relay::Relay;
+use crate::scheduler::{self, Alarm};
+use crate::store::Store;
+use crate::{http, session};
+
+/// How long sockets and connections may take to end. All in all a stop takes less than ten seconds.
+const STOP_LIMIT: Duration = Duration::from_secs(8);
+/// How long the last confirmations may take.
+const NOTE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Serves until `stop`, then closes all sockets and returns. The caller brings the database's address, the bound listener and,
+/// for the demo, its page. Never changes the schema.
+///
+/// # Errors
+/// At the start only: the database cannot be reached, or its schema is not one this binary works with. Later the service
+/// waits for the database as long as it takes.
+pub async fn run(config: ServeConfig, listener: TcpListener, demo: Option<Demo>, stop: CancellationToken) -> Result<()> {
+    let store = Store::new(config.database.database_url.clone(), config.pool_size)?;
+    store.check_schema().await?;
+    // Taken before the first socket can open: what it sees is found by that socket's catch-up, the rest is read from here.
+    let registry = Arc::new(Registry::new(store.link().await?.position().await?));
+
+    let metrics = Arc::new(Metrics::new());
+    let confirmations = Arc::new(Confirmations::new());
+    let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
+    let alarm = Alarm::new();
+    let (parts, sockets) = (TaskTracker::new(), TaskTracker::new());
+    // Sockets stop first, and the parts that serve them when they are gone.
+    let stop_parts = CancellationToken::new();
+
+    parts.spawn(
+        Listener {
+            store: store.clone(),
+            registry: registry.clone(),
+            readiness: readiness_tx,
+            alarm: alarm.clone(),
+            metrics: metrics.clone(),
+        }
+        .run(stop_parts.clone()),
+    );
+    parts.spawn(Relay { store: store.clone(), metrics: metrics.clone() }.run(stop_parts.clone()));
+    parts.spawn(scheduler::run(store.clone(), alarm, stop_parts.clone()));
+    parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));
+
+    let address = listener.local_addr().context("the address of the listener")?;
+    let context = Arc::new(http::Context {
+        session: Arc::new(session::Context {
+            store,
+            registry,
+            confirmations,
+            metrics,
+            replay_window: config.replay_window,
+            replay_limit: config.replay_limit,
+        }),
+        auth: config.auth,
+        readiness,
+        tasks: sockets.clone(),
+        stop: stop.clone(),
+    });
+    info!(%address, "serving");
+    http::serve(listener, context, demo.map(Arc::new)).await;
+
+    info!(tasks = sockets.len(), "stopping");
+    sockets.close();
+    if timeout(STOP_LIMIT, sockets.wait()).await.is_err() {
+        warn!(tasks = sockets.len(), "left behind");
+    }
+    stop_parts.cancel();
+    parts.close();
+    if timeout(NOTE_LIMIT, parts.wait()).await.is_err() {
+        warn!("the last confirmations were not noted: those notifications will be sent once more");
+    }
+    Ok(())
+}

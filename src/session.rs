@@ -1,0 +1,503 @@
+//! One socket's life: catch up, deliver, confirm, close. One task, one `select!`.
+//!
+//! Subscribe, then read: what is published while the table is read waits in the mailbox, and what the read has seen is then
+//! left out. After each batch of frames goes a ping with a number; the pong that echoes it confirms the frames before it,
+//! and when the socket still lives two seconds later (a page that reloads answers and is gone) the database is told.
+
+use std::collections::{HashSet, VecDeque};
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolError};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::confirmations::{Confirmations, Summary};
+use crate::metrics::Metrics;
+use crate::protocol::{self, CloseCode, Position, UserId};
+use crate::registry::{MAX_MAILBOX_BYTES, Mail, Registry, Subscription, Taken};
+use crate::store::{Store, Undelivered};
+
+/// At most so many frames are on their way unconfirmed; then nothing is written until a pong.
+const MAX_UNCONFIRMED: usize = 256;
+/// A confirmation counts when the socket still lives after this.
+const SETTLE: Duration = Duration::from_secs(2);
+/// A silent socket is asked for a sign of life this often, give or take a fifth so that sockets don't do it in step.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a ping may go unanswered, and how long a write may make no progress.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the other side may take to close, and to confirm what is under way when this side stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How many notifications a page of a catch-up has.
+const PAGE: i32 = 256;
+
+/// What every session works with.
+pub struct Context {
+    /// The database.
+    pub store: Store,
+    /// Where notifications come from.
+    pub registry: Arc<Registry>,
+    /// Where confirmations go.
+    pub confirmations: Arc<Confirmations>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// How far back an opening socket is told what it missed.
+    pub replay_window: Duration,
+    /// How many of those at most; the rest is told as a number.
+    pub replay_limit: i32,
+}
+
+/// Limits of the framing layer. `read_buffer_size` is what an idle socket costs most of.
+pub fn web_socket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(512)
+        .write_buffer_size(16 * 1024)
+        // A notification may be larger than any fixed limit; the session bounds what it writes before it flushes.
+        .max_write_buffer_size(usize::MAX)
+        .max_message_size(Some(protocol::MAX_INBOUND_BYTES))
+        .max_frame_size(Some(protocol::MAX_INBOUND_BYTES))
+}
+
+/// Serves one socket until it ends, whichever side ends it. Invariant: the handshake is done and the user may listen.
+pub async fn run<S>(socket: WebSocketStream<S>, user: UserId, context: Arc<Context>, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    context.metrics.sockets.inc();
+    let mut session = Session::new(socket, user, context.clone());
+    let end = session.live(&stop).await;
+    debug!(user = %session.mail.user(), ?end, "socket ends");
+    session.close(end).await;
+    context.metrics.sockets.dec();
+}
+
+struct Session<S> {
+    socket: WebSocketStream<S>,
+    context: Arc<Context>,
+    mail: Subscription,
+    /// What a catch-up found and is not written yet.
+    backlog: VecDeque<Outgoing>,
+    /// A question to the database; nothing but `backlog` is written while it is asked.
+    asking: Option<Pin<Box<dyn Future<Output = Found> + Send>>>,
+    /// The rest of a catch-up after a lag.
+    missing: Option<Missing>,
+    /// What the last catch-up has seen: mail visible in it was told or summarized. Gone once the registry is past it.
+    seen: Option<Position>,
+    /// Frames in order of sending: noted ones, confirmed ones, unconfirmed ones.
+    sent: VecDeque<Sent>,
+    unconfirmed: usize,
+    last_ping: u32,
+    last_pong: u32,
+    /// Since when the oldest unanswered ping is out.
+    unanswered: Option<Instant>,
+    /// Since when something waits in the socket's buffer.
+    unflushed: Option<Instant>,
+    next_idle_ping: Instant,
+}
+
+enum Outgoing {
+    Mail(Mail),
+    Summary(Utf8Bytes, Box<Summary>),
+}
+
+struct Sent {
+    what: What,
+    /// The ping that covers it.
+    ping: u32,
+    confirmed: Option<Instant>,
+    noted: bool,
+}
+
+enum What {
+    Notification { id: i64, slot: i16, xid: u64 },
+    Summary(Box<Summary>),
+}
+
+/// A catch-up after a lag: what is visible in `within` and not in `after`, page by page.
+#[derive(Clone)]
+struct Missing {
+    after: Vec<Position>,
+    within: Option<Position>,
+    after_id: i64,
+}
+
+enum Found {
+    Undelivered(Undelivered),
+    Page(Position, Vec<protocol::Notification>),
+}
+
+#[derive(Debug)]
+enum End {
+    /// The other side closes or is gone.
+    Gone,
+    Close(CloseCode),
+}
+
+enum Step {
+    Flushed(Result<(), Error>),
+    Received(Option<Result<Message, Error>>),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
+    fn new(socket: WebSocketStream<S>, user: UserId, context: Arc<Context>) -> Self {
+        let mail = context.registry.subscribe(user);
+        let mut session = Self {
+            socket,
+            context,
+            mail,
+            backlog: VecDeque::new(),
+            asking: None,
+            missing: None,
+            seen: None,
+            sent: VecDeque::new(),
+            unconfirmed: 0,
+            last_ping: 0,
+            last_pong: 0,
+            unanswered: None,
+            unflushed: None,
+            next_idle_ping: idle_ping(),
+        };
+        session.ask_for_undelivered();
+        session
+    }
+
+    async fn live(&mut self, stop: &CancellationToken) -> End {
+        loop {
+            self.write();
+            let deadline = self.deadline();
+            let writable = self.may_write();
+            let Self { socket, mail, asking, unflushed, .. } = self;
+            let end = tokio::select! {
+                step = step(socket, unflushed.is_some()) => self.stepped(step),
+                found = async { match asking { Some(question) => question.await, None => pending().await } } => {
+                    self.found(found);
+                    None
+                }
+                () = mail.arrived(), if writable => None,
+                () = sleep_until(deadline) => self.tick(),
+                () = stop.cancelled() => Some(End::Close(CloseCode::Restarting)),
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    /// Whether mail may go out: all before it is flushed, the window is open, and no catch-up is being read.
+    fn may_write(&self) -> bool {
+        self.unflushed.is_none() && self.unconfirmed < MAX_UNCONFIRMED && self.asking.is_none()
+    }
+
+    /// Puts what may go out into the socket's buffer, then one ping; the flush happens in [`step`].
+    fn write(&mut self) {
+        if self.unflushed.is_some() || self.unconfirmed >= MAX_UNCONFIRMED {
+            return;
+        }
+        if self.backlog.is_empty() && self.asking.is_none() && self.missing.is_none() {
+            self.take_mail();
+        }
+        if self.backlog.is_empty() && self.asking.is_none() && self.missing.is_some() {
+            self.ask_for_page();
+        }
+
+        let mut bytes = 0;
+        let ping = self.last_ping.wrapping_add(1);
+        while self.unconfirmed < MAX_UNCONFIRMED
+            && bytes < MAX_MAILBOX_BYTES
+            && let Some(outgoing) = self.backlog.pop_front()
+        {
+            let (frame, what) = match outgoing {
+                Outgoing::Mail(Mail { id, slot, xid, frame }) => (frame, What::Notification { id, slot, xid }),
+                Outgoing::Summary(frame, summary) => (frame, What::Summary(summary)),
+            };
+            bytes += frame.len();
+            self.feed(Message::Text(frame));
+            self.sent.push_back(Sent { what, ping, confirmed: None, noted: false });
+            self.unconfirmed += 1;
+            self.context.metrics.frames.inc();
+        }
+        if self.backlog.is_empty() {
+            self.backlog = VecDeque::new();
+        }
+        if bytes > 0 {
+            self.ping();
+        }
+    }
+
+    /// Moves mail into the backlog, without what a catch-up has told; a lag becomes a catch-up.
+    fn take_mail(&mut self) {
+        if self.seen.as_ref().is_some_and(|seen| self.context.registry.position().covers(seen)) {
+            self.seen = None;
+        }
+        match self.mail.take(MAX_UNCONFIRMED - self.unconfirmed) {
+            Taken::Mail(mail) => {
+                let seen = self.seen.as_ref();
+                let fresh = mail.into_iter().filter(|mail| !seen.is_some_and(|seen| seen.sees(mail.xid)));
+                self.backlog.extend(fresh.map(Outgoing::Mail));
+            }
+            Taken::Lagged(from) => {
+                self.context.metrics.lags.inc();
+                let after = [Some((*from).clone()), self.seen.take()].into_iter().flatten().collect();
+                self.missing = Some(Missing { after, within: None, after_id: 0 });
+            }
+            Taken::Nothing => {}
+        }
+    }
+
+    fn ask_for_undelivered(&mut self) {
+        let (context, user) = (self.context.clone(), self.mail.user().clone());
+        self.asking = Some(Box::pin(async move {
+            // What another socket of the user has confirmed this moment need not be told again.
+            context.confirmations.settle().await;
+            Found::Undelivered(
+                insistently(|| context.store.undelivered(&user, context.replay_window, context.replay_limit)).await,
+            )
+        }));
+    }
+
+    fn ask_for_page(&mut self) {
+        let Some(missing) = self.missing.clone() else { return };
+        let (context, user) = (self.context.clone(), self.mail.user().clone());
+        self.asking = Some(Box::pin(async move {
+            let within = match missing.within {
+                Some(within) => within,
+                None => insistently(|| context.store.position()).await,
+            };
+            let page =
+                insistently(|| context.store.missed(&user, &missing.after, &within, missing.after_id, PAGE)).await;
+            Found::Page(within, page)
+        }));
+    }
+
+    fn found(&mut self, found: Found) {
+        self.asking = None;
+        match found {
+            Found::Undelivered(found) => {
+                let hello = protocol::hello_frame(self.mail.user(), found.unread, &found.server_time);
+                self.feed(Message::Text(hello));
+                self.backlog.extend(found.notifications.iter().map(|n| Outgoing::Mail(Mail::new(n, true))));
+                if found.more > 0 {
+                    let before = found.notifications.first().map_or(i64::MAX, |oldest| oldest.id);
+                    let summary = Summary { user: self.mail.user().clone(), within: found.position.clone(), before };
+                    self.backlog.push_back(Outgoing::Summary(protocol::more_frame(found.more), Box::new(summary)));
+                }
+                self.seen = Some(found.position);
+            }
+            Found::Page(within, page) => {
+                // Frames written while the mailbox was filling up are in the page as well.
+                let told: HashSet<i64> = self
+                    .sent
+                    .iter()
+                    .filter_map(|sent| match sent.what {
+                        What::Notification { id, .. } => Some(id),
+                        What::Summary(_) => None,
+                    })
+                    .collect();
+                if let (Some(missing), Some(last)) = (&mut self.missing, page.last()) {
+                    missing.after_id = last.id;
+                    missing.within = Some(within.clone());
+                }
+                if page.len() < PAGE as usize {
+                    self.missing = None;
+                    self.seen = Some(within);
+                }
+                let fresh = page.iter().filter(|n| !told.contains(&n.id));
+                self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, false))));
+            }
+        }
+    }
+
+    fn stepped(&mut self, step: Step) -> Option<End> {
+        let now = Instant::now();
+        match step {
+            Step::Flushed(Ok(())) => {
+                self.unflushed = None;
+                if self.last_ping != self.last_pong && self.unanswered.is_none() {
+                    self.unanswered = Some(now);
+                }
+                None
+            }
+            Step::Flushed(Err(_)) | Step::Received(None) => Some(End::Gone),
+            Step::Received(Some(Ok(message))) => {
+                self.next_idle_ping = idle_ping();
+                match message {
+                    Message::Text(text) if protocol::is_client_frame(&text) => None,
+                    Message::Text(_) | Message::Binary(_) => Some(End::Close(CloseCode::BadFrame)),
+                    Message::Pong(echo) => {
+                        self.pong(&echo, now);
+                        None
+                    }
+                    Message::Close(_) => Some(End::Gone),
+                    Message::Ping(_) | Message::Frame(_) => None,
+                }
+            }
+            Step::Received(Some(Err(error))) => Some(match error {
+                Error::Capacity(_) => End::Close(CloseCode::TooBig),
+                Error::Utf8(_) => End::Close(CloseCode::NotUtf8),
+                Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
+                Error::Protocol(_) => End::Close(CloseCode::Malformed),
+                _ => End::Gone,
+            }),
+        }
+    }
+
+    /// A pong confirms what its own ping and all before it cover. Others' pongs and empty ones are legal and mean nothing.
+    fn pong(&mut self, echo: &[u8], now: Instant) {
+        let Ok(number) = echo.try_into().map(u32::from_be_bytes) else { return };
+        if number <= self.last_pong || number > self.last_ping {
+            return;
+        }
+        self.last_pong = number;
+        // A later ping may still be on its way: this one shows that the other side answers.
+        self.unanswered = (number != self.last_ping).then_some(now);
+        for sent in self.sent.iter_mut().filter(|sent| sent.confirmed.is_none() && sent.ping <= number) {
+            sent.confirmed = Some(now);
+            self.unconfirmed -= 1;
+        }
+    }
+
+    /// Does what time brings. Returns why the socket ends if it does.
+    fn tick(&mut self) -> Option<End> {
+        let now = Instant::now();
+        if self.unflushed.is_some_and(|since| now >= since + PATIENCE) {
+            self.context.metrics.stuck_sockets.inc();
+            return Some(End::Close(CloseCode::TooSlow));
+        }
+        if self.unanswered.is_some_and(|since| now >= since + PATIENCE) {
+            self.context.metrics.stuck_sockets.inc();
+            return Some(End::Close(CloseCode::NoPong));
+        }
+        self.note(now);
+        while self.sent.front().is_some_and(|sent| {
+            sent.noted
+                && match sent.what {
+                    // Until then a catch-up would find it again and has to know that it was told.
+                    What::Notification { xid, .. } => self.mail.is_past(xid),
+                    What::Summary(_) => true,
+                }
+        }) {
+            self.sent.pop_front();
+        }
+        if self.sent.is_empty() {
+            self.sent = VecDeque::new();
+        }
+        if now >= self.next_idle_ping {
+            if self.unflushed.is_none() && self.unanswered.is_none() {
+                self.ping();
+            }
+            self.next_idle_ping = idle_ping();
+        }
+        None
+    }
+
+    /// Leaves confirmations that have settled by `now`.
+    fn note(&mut self, now: Instant) {
+        for sent in self.sent.iter_mut().filter(|sent| !sent.noted) {
+            if !sent.confirmed.is_some_and(|confirmed| now >= confirmed + SETTLE) {
+                break;
+            }
+            sent.noted = true;
+            match &sent.what {
+                What::Notification { id, slot, .. } => self.context.confirmations.delivered(*id, *slot),
+                What::Summary(summary) => self.context.confirmations.summarized((**summary).clone()),
+            }
+        }
+    }
+
+    /// When [`Self::tick`] has something to do.
+    fn deadline(&self) -> Instant {
+        let settled = self.sent.iter().find(|sent| !sent.noted).and_then(|sent| sent.confirmed).map(|at| at + SETTLE);
+        let retired = self.sent.front().filter(|sent| sent.noted).map(|_| Instant::now() + SETTLE);
+        [
+            settled,
+            retired,
+            self.unflushed.map(|since| since + PATIENCE),
+            self.unanswered.map(|since| since + PATIENCE),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.next_idle_ping, Instant::min)
+    }
+
+    fn ping(&mut self) {
+        self.last_ping += 1;
+        self.feed(Message::Ping(self.last_ping.to_be_bytes().to_vec().into()));
+    }
+
+    /// Puts a message into the socket's buffer, which takes any amount: it is asked only when the one before is flushed.
+    fn feed(&mut self, message: Message) {
+        // An error here comes again with the flush.
+        let _ = self.socket.start_send_unpin(message);
+        self.unflushed.get_or_insert_with(Instant::now);
+    }
+
+    /// Ends the socket so that the other side learns why.
+    async fn close(mut self, end: End) {
+        if let End::Close(CloseCode::Restarting) = end {
+            self.drain().await;
+        }
+        let _ = timeout(FAREWELL, async {
+            if let End::Close(code) = end {
+                let _ = self.socket.close(Some(code.frame())).await;
+            }
+            // Polled to the end, or the closing handshake stays half done. What the other side still sends is read away:
+            // a socket closed over unread bytes is reset, and the reason is lost with it.
+            while let Some(Ok(_)) = self.socket.next().await {}
+            let mut rest = [0; 512];
+            while let Ok(1..) = self.socket.get_mut().read(&mut rest).await {}
+        })
+        .await;
+    }
+
+    /// This instance stops: waits for pongs that are under way, counts them at once, and leaves when its turn comes, so that
+    /// thousands of sockets don't come back in one instant.
+    async fn drain(&mut self) {
+        let sockets = self.context.registry.subscriptions() as f64;
+        let turn = Duration::from_secs_f64(fastrand::f64() * (sockets / 2_000.0).min(4.0));
+        let _ = timeout(FAREWELL, async {
+            while self.unconfirmed > 0 {
+                let step = step(&mut self.socket, self.unflushed.is_some()).await;
+                if self.stepped(step).is_some() {
+                    return;
+                }
+            }
+        })
+        .await;
+        self.note(Instant::now() + SETTLE);
+        sleep(turn).await;
+    }
+}
+
+/// Flushes while something is unflushed and reads all the while. Cancel safe: both are polled, and nothing is held between.
+async fn step<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>, unflushed: bool) -> Step {
+    poll_fn(|cx| {
+        if unflushed && let Poll::Ready(flushed) = socket.poll_flush_unpin(cx) {
+            return Poll::Ready(Step::Flushed(flushed));
+        }
+        socket.poll_next_unpin(cx).map(Step::Received)
+    })
+    .await
+}
+
+/// Asks until the database answers: the socket stays open meanwhile, and nothing is told out of turn.
+async fn insistently<T, Q: Future<Output = anyhow::Result<T>>>(question: impl Fn() -> Q) -> T {
+    loop {
+        match question().await {
+            Ok(answer) => return answer,
+            Err(error) => warn!(error = format!("{error:#}"), "catch-up failed, asking again"),
+        }
+        sleep(Duration::from_millis(500 + fastrand::u64(..1000))).await;
+    }
+}
+
+fn idle_ping() -> Instant {
+    Instant::now() + PING_INTERVAL.mul_f64(0.8 + 0.4 * fastrand::f64())
+}

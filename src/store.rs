@@ -1,0 +1,265 @@
+//! The only file that sends SQL, with what stands under it in `store/`: everything else asks here.
+
+mod link;
+mod migrations;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use futures_util::TryStreamExt;
+use tokio_postgres::{Config, NoTls};
+
+use crate::protocol::{Notification, Position, UserId};
+
+pub use link::Link;
+
+/// How long connecting to one host may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where the database is. Its password is never printed: `Display` and `Debug` show host, port and database name.
+#[derive(Clone, PartialEq)]
+pub struct DatabaseUrl(Config);
+
+impl FromStr for DatabaseUrl {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // The parser's own message repeats the text, and the text holds a password.
+        let mut config: Config = text.parse().ok().context("it reads postgresql://user:password@host:port/database")?;
+        if config.get_hosts().is_empty() {
+            bail!("it names no host");
+        }
+        // A link that died without a word is noticed by keepalives and by what is not acknowledged.
+        config.connect_timeout(CONNECT_LIMIT).tcp_user_timeout(Duration::from_secs(10)).keepalives_idle(Duration::from_secs(10));
+        if config.get_application_name().is_none() {
+            config.application_name("parkmate-notifier");
+        }
+        Ok(Self(config))
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use tokio_postgres::config::Host;
+        for (i, host) in self.0.get_hosts().iter().enumerate() {
+            let port = self.0.get_ports().get(i).or(self.0.get_ports().first()).unwrap_or(&5432);
+            match host {
+                Host::Tcp(name) => write!(f, "{name}:{port},")?,
+                Host::Unix(path) => write!(f, "{}:{port},", path.display())?,
+            }
+        }
+        write!(f, " database {}", self.0.get_dbname().or(self.0.get_user()).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
+    }
+}
+
+/// What an opening socket is told first.
+pub struct Undelivered {
+    /// Up to where this looked.
+    pub position: Position,
+    /// How many are unread; 1000 stands for as many or more.
+    pub unread: i32,
+    /// How many more are undelivered than `notifications` holds.
+    pub more: i64,
+    /// The database's time, RFC 3339.
+    pub server_time: String,
+    /// The newest, by id.
+    pub notifications: Vec<Notification>,
+}
+
+/// The database as the service sees it. Cheap to clone. Every method takes a pooled connection, waits at most ten seconds for
+/// one, and may be dropped at any time: what it began is then finished or undone by the database.
+#[derive(Clone)]
+pub struct Store {
+    url: DatabaseUrl,
+    pool: Pool,
+}
+
+impl Store {
+    /// A pool of at most `size` connections. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// The pool cannot be built.
+    pub fn new(url: DatabaseUrl, size: usize) -> Result<Self> {
+        let manager = Manager::from_config(url.0.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let limit = Some(Duration::from_secs(10));
+        let pool = Pool::builder(manager)
+            .max_size(size)
+            .runtime(Runtime::Tokio1)
+            .timeouts(Timeouts { wait: limit, create: limit, recycle: limit })
+            .build()?;
+        Ok(Self { url, pool })
+    }
+
+    /// A connection of its own, outside the pool: for LISTEN and for locks that live as long as their session.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses.
+    pub async fn link(&self) -> Result<Link> {
+        Link::connect(&self.url.0).await.with_context(|| format!("connecting to {}", self.url))
+    }
+
+    /// Brings the schema `notifier` to this binary's version. Any number may call it at once.
+    ///
+    /// # Errors
+    /// The database cannot be reached, is too old, is newer than this binary, or refuses a statement.
+    pub async fn migrate(&self) -> Result<migrations::Migrated> {
+        migrations::migrate(self.link().await?).await
+    }
+
+    /// Makes sure that the schema is one this binary works with. Changes nothing.
+    ///
+    /// # Errors
+    /// Says which side is older and what to do.
+    pub async fn check_schema(&self) -> Result<()> {
+        migrations::check(&mut self.link().await?).await
+    }
+
+    /// Reads what was committed since a position, and hands each notification to `publish` as it arrives, by id.
+    /// Returns the new position, and how long until the service has work to do. Dropped half-way it has moved nothing.
+    ///
+    /// # Errors
+    /// The database cannot be asked; then what was handed out has to be expected again.
+    pub async fn stream(&self, after: &Position, mut publish: impl FnMut(Notification)) -> Result<(Position, Option<Duration>)> {
+        let client = self.pool.get().await?;
+        let statement = client.prepare_cached("select * from notifier.stream($1::text::pg_snapshot)").await?;
+        let rows = client.query_raw(&statement, [after.to_string()]).await?;
+        let mut rows = std::pin::pin!(rows);
+        let head = rows.try_next().await?.context("the stream has no position")?;
+        let position = head.try_get::<_, &str>(0)?.parse()?;
+        let work = head.try_get::<_, Option<f64>>(1)?.map(seconds);
+        while let Some(row) = rows.try_next().await? {
+            publish(decode(row.try_get(2)?)?);
+        }
+        Ok((position, work))
+    }
+
+    /// The position the database is at.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn position(&self) -> Result<Position> {
+        let client = self.pool.get().await?;
+        let statement = client.prepare_cached("select pg_current_snapshot()::text").await?;
+        client.query_one(&statement, &[]).await?.try_get::<_, &str>(0)?.parse()
+    }
+
+    /// What a user has not been told within the window: the newest `limit`.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn undelivered(&self, user: &UserId, window: Duration, limit: i32) -> Result<Undelivered> {
+        let client = self.pool.get().await?;
+        let statement =
+            client.prepare_cached("select * from notifier.undelivered($1, make_interval(secs => $2), $3)").await?;
+        let row = client.query_one(&statement, &[&user.as_str(), &window.as_secs_f64(), &limit]).await?;
+        Ok(Undelivered {
+            position: row.try_get::<_, &str>(0)?.parse()?,
+            unread: row.try_get(1)?,
+            more: row.try_get(2)?,
+            server_time: row.try_get(3)?,
+            notifications: row.try_get::<_, Vec<&str>>(4)?.into_iter().map(decode).collect::<Result<_>>()?,
+        })
+    }
+
+    /// A page of a user's notifications that are visible in `within` and in none of `after`, by id, beginning after `after_id`.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn missed(
+        &self,
+        user: &UserId,
+        after: &[Position],
+        within: &Position,
+        after_id: i64,
+        limit: i32,
+    ) -> Result<Vec<Notification>> {
+        let client = self.pool.get().await?;
+        let statement = client
+            .prepare_cached("select * from notifier.missed($1, $2::text[]::pg_snapshot[], $3::text::pg_snapshot, $4, $5)")
+            .await?;
+        let after: Vec<String> = after.iter().map(Position::to_string).collect();
+        let rows = client.query(&statement, &[&user.as_str(), &after, &within.to_string(), &after_id, &limit]).await?;
+        rows.iter().map(|row| decode(row.try_get(0)?)).collect()
+    }
+
+    /// Notes that notifications, as (id, slot), reached a socket of their user. Returns how many had not before.
+    ///
+    /// # Errors
+    /// The database cannot be asked; nothing is noted then.
+    pub async fn confirm(&self, delivered: &[(i64, i16)]) -> Result<i64> {
+        let client = self.pool.get().await?;
+        let statement = client.prepare_cached("select notifier.confirm($1, $2)").await?;
+        let (ids, slots): (Vec<i64>, Vec<i16>) = delivered.iter().copied().unzip();
+        Ok(client.query_one(&statement, &[&ids, &slots]).await?.try_get(0)?)
+    }
+
+    /// Notes that what a user had not been told before an id was told as a number.
+    ///
+    /// # Errors
+    /// The database cannot be asked; nothing is noted then.
+    pub async fn summarize(&self, user: &UserId, within: &Position, before: i64) -> Result<i64> {
+        let client = self.pool.get().await?;
+        let statement = client.prepare_cached("select notifier.summarize($1, $2::text::pg_snapshot, $3)").await?;
+        Ok(client.query_one(&statement, &[&user.as_str(), &within.to_string(), &before]).await?.try_get(0)?)
+    }
+
+    /// Does a piece of what the service owes (timers that are due above all). Returns how long until there is more.
+    ///
+    /// # Errors
+    /// The database cannot be asked or undid the piece; it is still owed then.
+    pub async fn work(&self) -> Result<Option<Duration>> {
+        let client = self.pool.get().await?;
+        let statement = client.prepare_cached("select notifier.work()").await?;
+        Ok(client.query_one(&statement, &[]).await?.try_get::<_, Option<f64>>(0)?.map(seconds))
+    }
+
+    /// Runs an application's script of several statements in one transaction; returns how many rows its last one touched.
+    /// For the demo, which stands for an application.
+    ///
+    /// # Errors
+    /// Whatever Postgres says of it.
+    pub async fn run_script(&self, sql: &str) -> Result<u64> {
+        let client = self.pool.get().await?;
+        let messages = client.simple_query(sql).await?;
+        Ok(messages.iter().rev().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+            _ => None,
+        }).unwrap_or_default())
+    }
+
+    /// Timers armed after `last`, and the last one there is: for the demo's countdowns. `None` as `last`: only the latter.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn timers_after(&self, last: Option<i64>) -> Result<(i64, Vec<(String, f64)>)> {
+        let client = self.pool.get().await?;
+        let rows = client
+            .query(
+                "select id, event, extract(epoch from due_at - clock_timestamp())::float8 from notifier.timer
+                 where id > coalesce($1, (select max(id) - 1 from notifier.timer), 0) order by id",
+                &[&last],
+            )
+            .await?;
+        let end = rows.last().map_or(Ok(last.unwrap_or(0)), |row| row.try_get(0))?;
+        Ok((end, rows.iter().map(|row| Ok((row.try_get(1)?, row.try_get(2)?))).collect::<Result<_>>()?))
+    }
+}
+
+fn decode(payload: &str) -> Result<Notification> {
+    // The payload holds somebody's message: it is no part of the error.
+    serde_json::from_str(payload).context("decoding a notification of the database")
+}
+
+/// Seconds as Postgres counts them: an interval of centuries is no reason to panic.
+pub(crate) fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::from_secs(86_400)).min(Duration::from_secs(86_400))
+}

@@ -1,0 +1,151 @@
+//! One connection outside the pool, driven by whoever holds it: for LISTEN, and for advisory locks that live as long as their
+//! session. It speaks the simple protocol only, which passes through poolers, so that a pooler can be told by name.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::time::timeout;
+use tokio_postgres::tls::NoTlsStream;
+use crate::protocol::Position;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket};
+
+/// A statement that takes longer has lost its server.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// See the module. Nothing is read from the connection but inside [`Link::query`] and [`Link::next`].
+pub struct Link {
+    client: Client,
+    connection: Connection<Socket, NoTlsStream>,
+    /// What arrived while a statement ran.
+    inbox: VecDeque<String>,
+}
+
+impl Link {
+    pub(super) async fn connect(config: &Config) -> Result<Self> {
+        // connect_timeout covers the TCP handshake alone: a server that accepts and says nothing needs the second limit.
+        let (client, connection) =
+            timeout(2 * super::CONNECT_LIMIT, config.connect(NoTls)).await.context("the server accepts but does not answer")??;
+        Ok(Self { client, connection, inbox: VecDeque::new() })
+    }
+
+    pub(super) fn into_parts(self) -> (Client, Connection<Socket, NoTlsStream>) {
+        (self.client, self.connection)
+    }
+
+    /// Runs one or more statements and returns the rows of all. Payloads that arrive meanwhile are kept for [`Link::next`].
+    /// Dropped half-way the link has to be dropped as well.
+    ///
+    /// # Errors
+    /// The statement failed, the connection broke, or ten seconds passed.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<SimpleQueryRow>> {
+        let mut query = pin!(timeout(STATEMENT_LIMIT, self.client.simple_query(sql)));
+        let (connection, inbox) = (&mut self.connection, &mut self.inbox);
+        let messages = poll_fn(|cx| {
+            loop {
+                match connection.poll_message(cx) {
+                    Poll::Ready(Some(Ok(message))) => inbox.extend(payload(message)),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+                    Poll::Ready(None) => return Poll::Ready(Err(anyhow::anyhow!("the server closed the connection"))),
+                    Poll::Pending => break,
+                }
+            }
+            query.as_mut().poll(cx).map(|result| Ok(result.context("the server does not answer")??))
+        })
+        .await?;
+        Ok(messages
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// The next payload of a channel this link listens to. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn next(&mut self) -> Result<String> {
+        if let Some(payload) = self.inbox.pop_front() {
+            return Ok(payload);
+        }
+        loop {
+            match poll_fn(|cx| self.connection.poll_message(cx)).await {
+                Some(Ok(message)) => {
+                    if let Some(payload) = payload(message) {
+                        return Ok(payload);
+                    }
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => bail!("the server closed the connection"),
+            }
+        }
+    }
+
+    /// The position the database is at.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn position(&mut self) -> Result<Position> {
+        let rows = self.query("select pg_current_snapshot()").await?;
+        rows.first().and_then(|row| row.get(0)).context("the database has no position")?.parse()
+    }
+
+    /// Listens on the channel this database keeps secret. Committed when it returns.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn listen(&mut self) -> Result<()> {
+        let rows = self.query("select format('listen %I', value) from notifier.setting where name = 'channel'").await?;
+        let listen = rows.first().and_then(|row| row.get(0)).context("the database has no channel: run migrate")?.to_owned();
+        self.query(&listen).await?;
+        Ok(())
+    }
+
+    /// Sends a beat on the channel. `from` is a word.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn beat(&mut self, from: &str) -> Result<()> {
+        self.query(&format!("select notifier.beat('{from}')")).await?;
+        Ok(())
+    }
+
+    /// Bounds how long this session may be silent or hang: a frozen relay must lose its locks, not keep them for hours.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn prepare_to_lead(&mut self) -> Result<()> {
+        self.query(
+            "set idle_session_timeout = '5s'; set idle_in_transaction_session_timeout = '5s';
+             set statement_timeout = '5s'; set lock_timeout = '4s'; set tcp_user_timeout = '5s'",
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Tries to become the relay, for as long as this link lives.
+    ///
+    /// # Errors
+    /// See [`Link::query`]; the link has to be dropped then.
+    pub async fn lead(&mut self) -> Result<bool> {
+        let rows = self.query("select notifier.lead()").await?;
+        Ok(rows.first().and_then(|row| row.get(0)) == Some("t"))
+    }
+}
+
+fn payload(message: AsyncMessage) -> Option<String> {
+    match message {
+        AsyncMessage::Notification(notification) => Some(notification.payload().to_owned()),
+        AsyncMessage::Notice(notice) => {
+            tracing::debug!(severity = notice.severity(), message = notice.message(), "notice of the database");
+            None
+        }
+        _ => None,
+    }
+}
+
