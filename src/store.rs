@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::TryStreamExt;
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::{Config, NoTls, Row};
 
 use crate::protocol::{Notification, Position, UserId};
 
@@ -73,6 +73,16 @@ pub struct Undelivered {
     pub server_time: String,
     /// The newest, by id.
     pub notifications: Vec<Notification>,
+}
+
+/// A booking's timer, for the demo.
+pub struct Timer {
+    /// The event it brings.
+    pub event: String,
+    /// The booking it looks at.
+    pub booking_id: i64,
+    /// When, by the database's clock.
+    pub in_seconds: f64,
 }
 
 /// The database as the service sees it. Cheap to clone. Every method takes a pooled connection, waits at most ten seconds for
@@ -236,21 +246,23 @@ impl Store {
         }).unwrap_or_default())
     }
 
-    /// Timers armed after `last`, and the last one there is: for the demo's countdowns. `None` as `last`: only the latter.
+    /// Bookings' timers armed after the timer `last`, and the last one there is: for the demo's countdowns. `None` as `last`:
+    /// only the latter.
     ///
     /// # Errors
     /// The database cannot be asked.
-    pub async fn timers_after(&self, last: Option<i64>) -> Result<(i64, Vec<(String, f64)>)> {
+    pub async fn timers_after(&self, last: Option<i64>) -> Result<(i64, Vec<Timer>)> {
         let client = self.pool.get().await?;
         let rows = client
             .query(
-                "select id, event, extract(epoch from due_at - clock_timestamp())::float8 from notifier.timer
-                 where id > coalesce($1, (select max(id) - 1 from notifier.timer), 0) order by id",
+                "select id, event, (key ->> 'id')::int8, extract(epoch from due_at - clock_timestamp())::float8
+                 from notifier.timer where id > coalesce($1, (select max(id) - 1 from notifier.timer), 0) order by id",
                 &[&last],
             )
             .await?;
         let end = rows.last().map_or(Ok(last.unwrap_or(0)), |row| row.try_get(0))?;
-        Ok((end, rows.iter().map(|row| Ok((row.try_get(1)?, row.try_get(2)?))).collect::<Result<_>>()?))
+        let timer = |row: &Row| Ok(Timer { event: row.try_get(1)?, booking_id: row.try_get(2)?, in_seconds: row.try_get(3)? });
+        Ok((end, rows.iter().map(timer).collect::<Result<_>>()?))
     }
 }
 

@@ -11,7 +11,7 @@ use warp::{Filter, Rejection, Reply};
 
 use super::problem;
 use crate::protocol::Level;
-use crate::store::Store;
+use crate::store::{Store, Timer};
 
 const PAGE: &str = include_str!("demo.html");
 const ACTIONS: &str = include_str!("../../sql/parkmate/actions.sql");
@@ -66,9 +66,11 @@ struct Done<'a> {
     due: Vec<Due>,
 }
 
+/// A timer for the page to count down; its frame names the same booking.
 #[derive(Serialize)]
 struct Due {
     event: String,
+    booking_id: i64,
     in_seconds: f64,
 }
 
@@ -104,12 +106,12 @@ impl Demo {
         let (last, _) = self.service.timers_after(None).await?;
         let started = Instant::now();
         let rows = self.application.run_script(&action.sql).await?;
-        let milliseconds = started.elapsed().as_secs_f64() * 1e3;
+        let milliseconds = (started.elapsed().as_secs_f64() * 1e4).round() / 10.0;
         let (_, armed) = self.service.timers_after(Some(last)).await?;
         let due = armed
             .into_iter()
-            .filter(|(_, in_seconds)| *in_seconds < COUNTDOWN_SECONDS)
-            .map(|(event, in_seconds)| Due { event, in_seconds })
+            .filter(|timer| (0.0..COUNTDOWN_SECONDS).contains(&timer.in_seconds))
+            .map(|Timer { event, booking_id, in_seconds }| Due { event, booking_id, in_seconds })
             .collect();
         Ok(Done { event: &action.event, sql: &action.sql, rows, milliseconds, due })
     }
