@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -234,9 +234,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Moves mail into the backlog, without what a catch-up has told; a lag becomes a catch-up.
     fn take_mail(&mut self) {
-        if self.seen.as_ref().is_some_and(|seen| self.context.registry.position().covers(seen)) {
-            self.seen = None;
-        }
+        // Asked before the mailbox: what is published from here on is invisible in `seen`, but what waits may be visible.
+        let past = self.seen.as_ref().is_some_and(|seen| self.context.registry.position().covers(seen));
         match self.mail.take(MAX_UNCONFIRMED - self.unconfirmed) {
             Taken::Mail(mail) => {
                 let seen = self.seen.as_ref();
@@ -248,6 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 let after = [Some((*from).clone()), self.seen.take()].into_iter().flatten().collect();
                 self.missing = Some(Missing { after, within: None, after_id: 0 });
             }
+            Taken::Nothing if past => self.seen = None,
             Taken::Nothing => {}
         }
     }
@@ -448,11 +448,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             if let End::Close(code) = end {
                 let _ = self.socket.close(Some(code.frame())).await;
             }
-            // Polled to the end, or the closing handshake stays half done. What the other side still sends is read away:
-            // a socket closed over unread bytes is reset, and the reason is lost with it.
+            // Polled to the end, or the closing handshake stays half done. Then this side closes first, and what the other
+            // side still sends is read away: closing over unread bytes is a reset, and the reason would be lost with it.
             while let Some(Ok(_)) = self.socket.next().await {}
+            let stream = self.socket.get_mut();
+            let _ = stream.shutdown().await;
             let mut rest = [0; 512];
-            while let Ok(1..) = self.socket.get_mut().read(&mut rest).await {}
+            while let Ok(1..) = stream.read(&mut rest).await {}
         })
         .await;
     }

@@ -1,1 +1,15 @@
+//! Tests against a real Postgres and real sockets. One binary: all share one throw-away server, and each test has a database of
+//! its own, so they run side by side. They wait for facts, with a limit, and never for time to pass.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod command;
+mod definitions;
+mod events;
+mod harmless;
+mod http;
+mod migrations;
+mod sockets;
+mod support;
+mod survival;
+mod timers;

@@ -1,0 +1,77 @@
+//! A service in this process, on a port of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use parkmate_notifier::auth::AuthMode;
+use parkmate_notifier::config::{DatabaseConfig, ServeConfig};
+use parkmate_notifier::server;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Database, eventually};
+
+pub struct Service {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Service {
+    /// Starts one on a database and waits until it listens.
+    pub async fn on(database: &Database) -> Self {
+        Self::at(&database.url()).await
+    }
+
+    /// Starts one on a database's address and waits until it listens.
+    pub async fn at(url: &str) -> Self {
+        let service = Self::start(url).await;
+        eventually("the service listens", || service.is_ready()).await;
+        service
+    }
+
+    /// Starts one and does not wait.
+    pub async fn start(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = ServeConfig {
+            database: DatabaseConfig { database_url: url.parse().unwrap() },
+            listen: address,
+            auth: AuthMode::None,
+            replay_window: Duration::from_secs(86_400),
+            replay_limit: 20,
+            pool_size: 4,
+        };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(server::run(config, listener, None, stop.clone()));
+        Self { address, stop, running }
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        self.get("/readyz").await.is_some_and(|response| response.status() == 200)
+    }
+
+    /// `None` when nobody answers.
+    pub async fn get(&self, path: &str) -> Option<reqwest::Response> {
+        reqwest::get(format!("http://{}{path}", self.address)).await.ok()
+    }
+
+    /// A figure of `/metrics`.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").await.unwrap().text().await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Tells it to stop; returns when it has.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+
+    /// Tells it to stop and does not wait.
+    pub fn begin_to_stop(&self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,95 @@
+//! A user's socket: the plain client of a frontend.
+
+use std::net::SocketAddr;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::{Database, LIMIT};
+
+pub struct Socket {
+    pub user: String,
+    pub hello: Value,
+    pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+/// What ended a socket, as the client saw it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ending {
+    Closed(u16),
+    Reset,
+}
+
+impl Socket {
+    /// Connects and takes the hello.
+    pub async fn open(address: SocketAddr, user: &str) -> Self {
+        let mut socket = Self::connect(address, user).await;
+        socket.hello = socket.frame().await;
+        assert_eq!(socket.hello["connected"], true, "{}", socket.hello);
+        socket
+    }
+
+    /// Connects and reads nothing yet.
+    pub async fn connect(address: SocketAddr, user: &str) -> Self {
+        let url = format!("ws://{address}/ws/notifications/{user}/");
+        let (stream, _) = connect_async(url.into_client_request().unwrap()).await.expect("connecting a socket");
+        Self { user: user.to_owned(), hello: Value::Null, stream }
+    }
+
+    /// The next frame. Answers pings on the way, as every client does.
+    pub async fn frame(&mut self) -> Value {
+        match timeout(LIMIT, self.next()).await {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(ending)) => panic!("the socket of {} ended: {ending:?}", self.user),
+            Err(_) => panic!("no frame for {}", self.user),
+        }
+    }
+
+    /// The next frame, or what ended the socket.
+    pub async fn next(&mut self) -> Result<Value, Ending> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("a frame is JSON")),
+                Some(Ok(Message::Close(frame))) => {
+                    let code = frame.map_or(1005, |frame| frame.code.into());
+                    // To the end, so that the handshake is complete.
+                    while let Some(Ok(_)) = self.stream.next().await {}
+                    return Err(Ending::Closed(code));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(Ending::Reset),
+            }
+        }
+    }
+
+    /// Reads to the end and says what it was; frames on the way are left unread.
+    pub async fn ending(&mut self) -> Ending {
+        timeout(LIMIT, async {
+            loop {
+                if let Err(ending) = self.next().await {
+                    return ending;
+                }
+            }
+        })
+        .await
+        .expect("the socket never ended")
+    }
+
+    /// Sends a message.
+    pub async fn send(&mut self, message: Message) {
+        self.stream.send(message).await.unwrap();
+    }
+
+    /// Shows that nothing is on its way to this socket: a notification sent now is the very next frame.
+    pub async fn nothing_but_a_marker(&mut self, database: &Database) {
+        let marker = format!("marker {}", fastrand::u64(..));
+        database.run(&format!("select notifier.send('{}', 'info', '{marker}')", self.user)).await;
+        let frame = self.frame().await;
+        assert_eq!(frame["message"], marker, "user {} was told something else: {frame}", self.user);
+    }
+}
