@@ -86,7 +86,11 @@ impl Listener {
         let mut link = self.store.link().await?;
         link.listen().await?;
         let me = format!("{:016x}", fastrand::u64(..));
-        self.prove(&mut link, &me).await?;
+        if let Err(error) = self.prove(&mut link, &me).await {
+            // A pooler may have put LISTEN on a session that others use.
+            let _ = link.unlisten().await;
+            return Err(error);
+        }
         self.metrics.listener_connects.inc();
         self.readiness.send_replace(Readiness::Ready);
         info!("listening");
@@ -95,6 +99,7 @@ impl Listener {
         let mut look = Some(self.look());
         let mut heard = Instant::now();
         let mut asked = false;
+        let mut beat = None;
         let mut wanted = false;
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -127,6 +132,12 @@ impl Listener {
                         Err(error) => warn!(error = format!("{error:#}"), "reading the stream failed"),
                     }
                 }
+                beaten = async { match &mut beat { Some(beat) => beat.await, None => std::future::pending().await } } => {
+                    beat = None;
+                    if let Err(error) = beaten {
+                        warn!(error = format!("{error:#}"), "sending a beat failed");
+                    }
+                }
                 _ = ticks.tick() => tick = true,
             }
             // One at a time; one that is asked for while another is under way comes after it.
@@ -140,14 +151,14 @@ impl Listener {
             }
             if tick && heard.elapsed() > BEAT_EXPECTED && !asked {
                 asked = true;
-                link.beat(&me).await?;
+                beat = Some(self.beat(&me));
             }
         }
     }
 
     /// Sends a beat to itself and waits for it.
     async fn prove(&self, link: &mut Link, me: &str) -> Result<()> {
-        link.beat(me).await?;
+        self.beat(me).await?;
         let heard = async {
             loop {
                 match Payload::decode(&link.next().await?) {
@@ -163,6 +174,12 @@ impl Listener {
              pool_mode = transaction) in between? LISTEN needs a session of its own: give --database-url the server itself, \
              or a pool in session mode",
         )?
+    }
+
+    /// Through another connection: its own NOTIFY a session hears even where a pooler would keep all others' from it.
+    fn beat(&self, me: &str) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
+        let (store, me) = (self.store.clone(), me.to_owned());
+        Box::pin(async move { store.beat(&me).await })
     }
 
     fn look(&self) -> Look {

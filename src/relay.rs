@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::listener::Readiness;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -20,13 +22,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub struct Relay {
     /// The database.
     pub store: Store,
+    /// Whether this instance listens: it asks for nothing it cannot hear.
+    pub readiness: watch::Receiver<Readiness>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
 
 impl Relay {
     /// Is the relay, or waits to be, until `stop`. Its connection and with it the locks are gone when this returns.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let ended = tokio::select! {
                 ended = self.lead() => ended,
@@ -44,7 +48,9 @@ impl Relay {
     }
 
     /// One connection's life. It never listens and never inserts: a session that hangs in either would hold the locks.
-    async fn lead(&self) -> Result<()> {
+    async fn lead(&mut self) -> Result<()> {
+        // Through a pooler in transaction mode, which the listener finds out, the locks would stay in a session of the pool.
+        self.readiness.wait_for(|readiness| *readiness == Readiness::Ready).await?;
         let mut link = self.store.link().await?;
         link.prepare_to_lead().await?;
         while !link.lead().await? {

@@ -34,7 +34,7 @@ const NOTE_LIMIT: Duration = Duration::from_secs(1);
 /// At the start only: the database cannot be reached, or its schema is not one this binary works with. Later the service
 /// waits for the database as long as it takes.
 pub async fn run(config: ServeConfig, listener: TcpListener, demo: Option<Demo>, stop: CancellationToken) -> Result<()> {
-    let store = Store::new(config.database.database_url.clone(), config.pool_size)?;
+    let store = Store::new(&config.database.database_url, config.pool_size)?;
     store.check_schema().await?;
     // Taken before the first socket can open: what it sees is found by that socket's catch-up, the rest is read from here.
     let registry = Arc::new(Registry::new(store.link().await?.position().await?));
@@ -57,7 +57,9 @@ pub async fn run(config: ServeConfig, listener: TcpListener, demo: Option<Demo>,
         }
         .run(stop_parts.clone()),
     );
-    parts.spawn(Relay { store: store.clone(), metrics: metrics.clone() }.run(stop_parts.clone()));
+    parts.spawn(
+        Relay { store: store.clone(), readiness: readiness.clone(), metrics: metrics.clone() }.run(stop_parts.clone()),
+    );
     parts.spawn(scheduler::run(store.clone(), alarm, stop_parts.clone()));
     parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));
 

@@ -91,8 +91,9 @@ struct Session<S> {
     missing: Option<Missing>,
     /// What the last catch-up has seen: mail visible in it was told or summarized. Gone once the registry is past it.
     seen: Option<Position>,
-    /// Frames in order of sending: noted ones, confirmed ones, unconfirmed ones.
+    /// Frames in order of sending: first `noted` ones that are noted, then confirmed ones, last `unconfirmed` ones that are not.
     sent: VecDeque<Sent>,
+    noted: usize,
     unconfirmed: usize,
     last_ping: u32,
     last_pong: u32,
@@ -113,7 +114,6 @@ struct Sent {
     /// The ping that covers it.
     ping: u32,
     confirmed: Option<Instant>,
-    noted: bool,
 }
 
 enum What {
@@ -122,11 +122,12 @@ enum What {
 }
 
 /// A catch-up after a lag: what is visible in `within` and not in `after`, page by page.
-#[derive(Clone)]
 struct Missing {
     after: Vec<Position>,
     within: Option<Position>,
     after_id: i64,
+    /// Written while the mailbox was filling up: they are on the pages as well.
+    told: HashSet<i64>,
 }
 
 enum Found {
@@ -158,6 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             missing: None,
             seen: None,
             sent: VecDeque::new(),
+            noted: 0,
             unconfirmed: 0,
             last_ping: 0,
             last_pong: 0,
@@ -220,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             };
             bytes += frame.len();
             self.feed(Message::Text(frame));
-            self.sent.push_back(Sent { what, ping, confirmed: None, noted: false });
+            self.sent.push_back(Sent { what, ping, confirmed: None });
             self.unconfirmed += 1;
             self.context.metrics.frames.inc();
         }
@@ -245,7 +247,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             Taken::Lagged(from) => {
                 self.context.metrics.lags.inc();
                 let after = [Some((*from).clone()), self.seen.take()].into_iter().flatten().collect();
-                self.missing = Some(Missing { after, within: None, after_id: 0 });
+                let told = self.sent.iter().filter_map(|sent| match sent.what {
+                    What::Notification { id, .. } => Some(id),
+                    What::Summary(_) => None,
+                });
+                self.missing = Some(Missing { after, within: None, after_id: 0, told: told.collect() });
             }
             Taken::Nothing if past => self.seen = None,
             Taken::Nothing => {}
@@ -264,15 +270,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     fn ask_for_page(&mut self) {
-        let Some(missing) = self.missing.clone() else { return };
+        let Some(missing) = &self.missing else { return };
+        let (after, within, after_id) = (missing.after.clone(), missing.within.clone(), missing.after_id);
         let (context, user) = (self.context.clone(), self.mail.user().clone());
         self.asking = Some(Box::pin(async move {
-            let within = match missing.within {
+            let within = match within {
                 Some(within) => within,
                 None => insistently(|| context.store.position()).await,
             };
-            let page =
-                insistently(|| context.store.missed(&user, &missing.after, &within, missing.after_id, PAGE)).await;
+            let page = insistently(|| context.store.missed(&user, &after, &within, after_id, PAGE)).await;
             Found::Page(within, page)
         }));
     }
@@ -292,25 +298,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 self.seen = Some(found.position);
             }
             Found::Page(within, page) => {
-                // Frames written while the mailbox was filling up are in the page as well.
-                let told: HashSet<i64> = self
-                    .sent
-                    .iter()
-                    .filter_map(|sent| match sent.what {
-                        What::Notification { id, .. } => Some(id),
-                        What::Summary(_) => None,
-                    })
-                    .collect();
-                if let (Some(missing), Some(last)) = (&mut self.missing, page.last()) {
-                    missing.after_id = last.id;
-                    missing.within = Some(within.clone());
-                }
+                let Some(missing) = &mut self.missing else { return };
+                let fresh = page.iter().filter(|n| !missing.told.contains(&n.id));
+                self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, false))));
                 if page.len() < PAGE as usize {
                     self.missing = None;
                     self.seen = Some(within);
+                } else {
+                    missing.after_id = page.last().map_or(missing.after_id, |last| last.id);
+                    missing.within = Some(within);
                 }
-                let fresh = page.iter().filter(|n| !told.contains(&n.id));
-                self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, false))));
             }
         }
     }
@@ -358,7 +355,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.last_pong = number;
         // A later ping may still be on its way: this one shows that the other side answers.
         self.unanswered = (number != self.last_ping).then_some(now);
-        for sent in self.sent.iter_mut().filter(|sent| sent.confirmed.is_none() && sent.ping <= number) {
+        let confirmed = self.sent.len() - self.unconfirmed;
+        for sent in self.sent.range_mut(confirmed..).take_while(|sent| sent.ping <= number) {
             sent.confirmed = Some(now);
             self.unconfirmed -= 1;
         }
@@ -376,15 +374,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             return Some(End::Close(CloseCode::NoPong));
         }
         self.note(now);
-        while self.sent.front().is_some_and(|sent| {
-            sent.noted
-                && match sent.what {
-                    // Until then a catch-up would find it again and has to know that it was told.
-                    What::Notification { xid, .. } => self.mail.is_past(xid),
-                    What::Summary(_) => true,
-                }
-        }) {
+        // Until the stream is past it, a catch-up would find it again and has to know that it was told.
+        while self.noted > 0
+            && self.sent.front().is_some_and(|sent| match sent.what {
+                What::Notification { xid, .. } => self.mail.is_past(xid),
+                What::Summary(_) => true,
+            })
+        {
             self.sent.pop_front();
+            self.noted -= 1;
         }
         if self.sent.is_empty() {
             self.sent = VecDeque::new();
@@ -400,11 +398,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Leaves confirmations that have settled by `now`.
     fn note(&mut self, now: Instant) {
-        for sent in self.sent.iter_mut().filter(|sent| !sent.noted) {
-            if !sent.confirmed.is_some_and(|confirmed| now >= confirmed + SETTLE) {
-                break;
-            }
-            sent.noted = true;
+        while let Some(sent) = self.sent.get(self.noted)
+            && sent.confirmed.is_some_and(|confirmed| now >= confirmed + SETTLE)
+        {
+            self.noted += 1;
             match &sent.what {
                 What::Notification { id, slot, .. } => self.context.confirmations.delivered(*id, *slot),
                 What::Summary(summary) => self.context.confirmations.summarized((**summary).clone()),
@@ -414,8 +411,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// When [`Self::tick`] has something to do.
     fn deadline(&self) -> Instant {
-        let settled = self.sent.iter().find(|sent| !sent.noted).and_then(|sent| sent.confirmed).map(|at| at + SETTLE);
-        let retired = self.sent.front().filter(|sent| sent.noted).map(|_| Instant::now() + SETTLE);
+        let settled = self.sent.get(self.noted).and_then(|sent| sent.confirmed).map(|at| at + SETTLE);
+        let retired = (self.noted > 0).then(|| Instant::now() + SETTLE);
         [
             settled,
             retired,

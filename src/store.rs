@@ -3,8 +3,10 @@
 mod link;
 mod migrations;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,46 +21,56 @@ pub use link::Link;
 /// How long connecting to one host may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Where the database is. Its password is never printed: `Display` and `Debug` show host, port and database name.
-#[derive(Clone, PartialEq)]
-pub struct DatabaseUrl(Config);
+/// The address of a database, as a person gave it. It holds a password, so nothing prints it.
+#[derive(Clone)]
+pub struct DatabaseUrl(String);
 
 impl FromStr for DatabaseUrl {
-    type Err = anyhow::Error;
+    type Err = Infallible;
 
-    fn from_str(text: &str) -> Result<Self> {
-        // The parser's own message repeats the text, and the text holds a password.
-        let mut config: Config = text.parse().ok().context("it reads postgresql://user:password@host:port/database")?;
-        if config.get_hosts().is_empty() {
-            bail!("it names no host");
-        }
-        // A link that died without a word is noticed by keepalives and by what is not acknowledged.
-        config.connect_timeout(CONNECT_LIMIT).tcp_user_timeout(Duration::from_secs(10)).keepalives_idle(Duration::from_secs(10));
-        if config.get_application_name().is_none() {
-            config.application_name("parkmate-notifier");
-        }
-        Ok(Self(config))
-    }
-}
-
-impl fmt::Display for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use tokio_postgres::config::Host;
-        for (i, host) in self.0.get_hosts().iter().enumerate() {
-            let port = self.0.get_ports().get(i).or(self.0.get_ports().first()).unwrap_or(&5432);
-            match host {
-                Host::Tcp(name) => write!(f, "{name}:{port},")?,
-                Host::Unix(path) => write!(f, "{}:{port},", path.display())?,
-            }
-        }
-        write!(f, " database {}", self.0.get_dbname().or(self.0.get_user()).unwrap_or_default())
+    /// Takes any text: whoever refuses it repeats it. [`Store::new`] says what is wrong with it and does not.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
     }
 }
 
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DatabaseUrl({self})")
+        f.write_str("DatabaseUrl(..)")
     }
+}
+
+impl DatabaseUrl {
+    fn config(&self) -> Result<Config> {
+        // The parser's own message repeats parts of the text.
+        let mut config: Config = self.0.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty()).context(
+            "the database URL is malformed: it reads postgresql://user:password@host:port/database",
+        )?;
+        // A link that died without a word is noticed by keepalives and by what is not acknowledged.
+        config.connect_timeout(CONNECT_LIMIT).tcp_user_timeout(Duration::from_secs(10)).keepalives_idle(Duration::from_secs(10));
+        if config.get_application_name().is_none() {
+            config.application_name("parkmate-notifier");
+        }
+        Ok(config)
+    }
+}
+
+/// Host, port and name of a database, for messages.
+fn place(config: &Config) -> String {
+    use tokio_postgres::config::Host;
+    let hosts: Vec<String> = config
+        .get_hosts()
+        .iter()
+        .enumerate()
+        .map(|(i, host)| {
+            let port = config.get_ports().get(i).or(config.get_ports().first()).unwrap_or(&5432);
+            match host {
+                Host::Tcp(name) => format!("{name}:{port}"),
+                Host::Unix(path) => format!("{}:{port}", path.display()),
+            }
+        })
+        .collect();
+    format!("{}, database {}", hosts.join(","), config.get_dbname().or(config.get_user()).unwrap_or_default())
 }
 
 /// What an opening socket is told first.
@@ -89,7 +101,7 @@ pub struct Timer {
 /// one, and may be dropped at any time: what it began is then finished or undone by the database.
 #[derive(Clone)]
 pub struct Store {
-    url: DatabaseUrl,
+    config: Arc<Config>,
     pool: Pool,
 }
 
@@ -97,16 +109,17 @@ impl Store {
     /// A pool of at most `size` connections. Connects to nothing yet.
     ///
     /// # Errors
-    /// The pool cannot be built.
-    pub fn new(url: DatabaseUrl, size: usize) -> Result<Self> {
-        let manager = Manager::from_config(url.0.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    /// The address is malformed.
+    pub fn new(url: &DatabaseUrl, size: usize) -> Result<Self> {
+        let config = url.config()?;
+        let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let limit = Some(Duration::from_secs(10));
         let pool = Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts { wait: limit, create: limit, recycle: limit })
             .build()?;
-        Ok(Self { url, pool })
+        Ok(Self { config: Arc::new(config), pool })
     }
 
     /// A connection of its own, outside the pool: for LISTEN and for locks that live as long as their session.
@@ -114,7 +127,12 @@ impl Store {
     /// # Errors
     /// The server cannot be reached or refuses.
     pub async fn link(&self) -> Result<Link> {
-        Link::connect(&self.url.0).await.with_context(|| format!("connecting to {}", self.url))
+        Link::connect(&self.config).await.with_context(|| format!("connecting to {}", self.place()))
+    }
+
+    /// Host, port and name of the database, for messages.
+    pub fn place(&self) -> String {
+        place(&self.config)
     }
 
     /// Brings the schema `notifier` to this binary's version. Any number may call it at once.
@@ -232,6 +250,14 @@ impl Store {
         Ok(client.query_one(&statement, &[]).await?.try_get::<_, Option<f64>>(0)?.map(seconds))
     }
 
+    /// Sends a beat on the channel. `from` is a word. In the simple protocol, which a pooler lets through.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn beat(&self, from: &str) -> Result<()> {
+        Ok(self.pool.get().await?.batch_execute(&beat(from)).await?)
+    }
+
     /// Runs an application's script of several statements in one transaction; returns how many rows its last one touched.
     /// For the demo, which stands for an application.
     ///
@@ -264,6 +290,10 @@ impl Store {
         let timer = |row: &Row| Ok(Timer { event: row.try_get(1)?, booking_id: row.try_get(2)?, in_seconds: row.try_get(3)? });
         Ok((end, rows.iter().map(timer).collect::<Result<_>>()?))
     }
+}
+
+fn beat(from: &str) -> String {
+    format!("select notifier.beat('{from}')")
 }
 
 fn decode(payload: &str) -> Result<Notification> {

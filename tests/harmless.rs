@@ -1,1 +1,220 @@
-//! x
+//! The application does not notice: whatever happens to us, its writes succeed, and what was to be told is told later or kept
+//! as a fault.
+
+use crate::support::{Database, Service, Socket, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_column_was_renamed_the_write_succeeds_and_the_fault_is_kept() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut dora = Socket::open(service.address, "7").await;
+    database.run("alter table public.payment rename column method to paid_by").await;
+    database.write("begin; update payment set status = 'verified' where id = 201; update payment set status = 'success' where id = 202; commit").await;
+    assert_eq!(dora.frame().await["event"], "booking.renewed", "the other events of the table go on");
+    dora.nothing_but_a_marker(&database).await;
+    let faults = database.rows("select event, sqlstate, message, count from notifier.fault").await;
+    assert_eq!(faults.len(), 1);
+    assert_eq!(faults[0].get::<_, &str>(0), "payment.verified");
+    assert_eq!(faults[0].get::<_, &str>(1), "42703");
+    assert!(faults[0].get::<_, &str>(2).contains("method"));
+    assert_eq!(faults[0].get::<_, i64>(3), 1, "once for the transaction of two statements");
+    assert_eq!(database.one::<i64>("select faults from notifier.event where name = 'payment.verified'").await, 1);
+
+    // The application's own changes of its tables are never refused.
+    for change in [
+        "alter table public.payment rename column paid_by to method",
+        "alter table public.payment alter column status type varchar(40)",
+        "alter table public.payment alter column amount type double precision",
+        "alter table public.payment add column note text",
+        "alter table public.payment drop column created_at",
+        "alter table public.carwash rename to car_wash",
+        "truncate public.employee_assignment",
+        "drop table public.employee_assignment",
+    ] {
+        database.run(change).await;
+    }
+    database.write("update payment set status = 'pending' where id = 201").await;
+    database.write("update payment set status = 'verified' where id = 201; update car_wash set status = 'completed'").await;
+    assert_eq!(dora.frame().await["event"], "payment.verified");
+    assert_eq!(dora.frame().await["event"], "carwash.completed");
+}
+
+/// Whatever table of ours somebody holds locked: the write succeeds while it is held, and is told when the service can.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_a_table_of_ours_neither_stops_a_write_nor_loses_its_notification() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    let locker = database.superuser().await;
+    let leaf: i16 = database.one("select notifier.slot(now())").await;
+    for table in [
+        "notifier.notification".to_owned(),
+        format!("notifier.notification_{leaf}"),
+        "notifier.timer".to_owned(),
+        "notifier.fault_record".to_owned(),
+        "notifier.spill in row exclusive mode; lock table notifier.definition, notifier.fired, notifier.backfill".to_owned(),
+    ] {
+        locker.batch_execute(&format!("begin; lock table {table}")).await.unwrap();
+        // Each statement would wait for 50 ms if a transaction did not remember that the first one had to.
+        database
+            .write(
+                "begin; set local statement_timeout = '5s';
+                 insert into booking (id, user_id, slot_id, end_time) overriding system value values (900, 8, 21, now() + interval '1 minute');
+                 update payment set status = 'verified' where id = 204;
+                 update payment set status = 'pending' where id = 204;
+                 commit",
+            )
+            .await;
+        locker.batch_execute("commit").await.unwrap();
+        let mut events = [david.frame().await, david.frame().await].map(|frame| frame["event"].as_str().unwrap().to_owned());
+        events.sort();
+        assert_eq!(events, ["booking.expiring", "payment.verified"], "{table}");
+        david.nothing_but_a_marker(&database).await;
+        database.run("delete from public.booking where id = 900; delete from notifier.fired").await;
+    }
+    eventually("nothing waits to be moved", || async { database.one::<i64>("select count(*) from notifier.spill").await == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_had_to_wait_for_a_lock_waits_once() {
+    let database = Database::new().await;
+    let locker = database.superuser().await;
+    locker.batch_execute("begin; lock table notifier.notification").await.unwrap();
+    // 40 waits of 50 ms would be 2 s: the limit tells one wait from many, and a slow machine from neither.
+    database.write("begin; set local statement_timeout = '1500ms'").await;
+    let updates = "update payment set status = 'verified' where id = 204; update payment set status = 'pending' where id = 204;".repeat(20);
+    database.write(&format!("do $$ begin {updates} end $$")).await;
+    database.write("commit").await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.spill").await, 20);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
+}
+
+/// Small first or large first: neither order makes the other slow, and a statement spends two transaction ids at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_of_100_000_rows_is_told_and_spends_no_more_than_three_transaction_ids() {
+    const MANY: i64 = 100_000;
+    let database = Database::new().await;
+    database.write(&format!(
+        "set notifier.mute = on;
+         insert into booking (user_id, slot_id, end_time, status) select 8, 21, now() + interval '2 days', 'booked' from generate_series(1, {MANY});
+         reset notifier.mute; set statement_timeout = '60s'"
+    )).await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    let ours = "id > 1000";
+    let xid = "select pg_snapshot_xmax(pg_current_snapshot())::text::int8";
+    let small = "update booking set status = 'booked' where id = 104; update booking set status = 'cancelled_by_admin' where id = 104";
+    database.write(small).await;
+    assert_eq!(david.frame().await["event"], "booking.declined");
+
+    let before: i64 = database.one(xid).await;
+    database.write(&format!("update booking set status = 'cancelled_by_admin' where {ours}")).await;
+    let spent = database.one::<i64>(xid).await - before;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where event = 'booking.declined'").await, MANY + 1);
+    // The service confirms and beats meanwhile, with ids of its own; a row trigger would have spent a hundred thousand.
+    assert!(spent < 500, "{spent} transaction ids");
+    for _ in 0..MANY {
+        assert_eq!(david.frame().await["event"], "booking.declined");
+    }
+    for _ in 0..20 {
+        database.write(small).await;
+        assert_eq!(david.frame().await["event"], "booking.declined");
+    }
+    david.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_statement_and_its_trigger_spend_two_transaction_ids() {
+    let database = Database::new().await;
+    // Nobody else writes in this database, but ids are the cluster's: they are counted inside the transaction.
+    database.write("insert into booking (user_id, slot_id, end_time) select 8, 21, now() + interval '2 days' from generate_series(1, 1000)").await;
+    for statement in ["update booking set status = 'cancelled_by_admin'", "update booking set status = 'booked' where id = 104",
+                      "update booking set status = 'cancelled_by_admin' where id = 104"] {
+        database.write(&format!("begin; {statement}")).await;
+        // Subtransactions that spent an id would be in the cache of the backend's entry, and released only at its end.
+        let subtransactions: i64 = database
+            .one("select count(*) from pg_locks where locktype = 'transactionid' and mode = 'ExclusiveLock'
+                  and pid = (select pid from pg_stat_activity where usename = 'parking_app' and datname = current_database())")
+            .await;
+        assert!(subtransactions <= 1, "{statement}: {subtransactions} transaction ids held");
+        database.write("commit").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_index_can_hold_is_a_fault_and_no_error() {
+    let database = Database::new().await;
+    database
+        .run("create table public.note (id int primary key, who text, body text);
+              grant all on public.note to parking_app;
+              select notifier.define_event('note.added', 'public.note', 'insert', 'info', '{body}', 'select who as user_id, body from new')")
+        .await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    database.write("insert into note values (1, repeat('x', 3000), 'too long a user')").await;
+    database.write("insert into note values (2, '', 'nobody')").await;
+    database.write("insert into note values (3, null, 'nobody'), (4, '8', null)").await;
+    assert_eq!(socket.frame().await["message"], "");
+    database.write("insert into note values (5, '8', repeat('y', 1000000))").await;
+    assert_eq!(socket.frame().await["message"].as_str().unwrap().len(), 1_000_000);
+    let faults = database.rows("select sqlstate, count from notifier.fault").await;
+    assert_eq!((faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1)), ("23514", 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serialization_failures_reach_the_application_as_themselves() {
+    let database = Database::new().await;
+    let other = database.another_app().await;
+    let begin = "begin isolation level serializable; select count(*) from payment where status = 'pending'";
+    database.write(begin).await;
+    other.batch_execute(begin).await.unwrap();
+    database.write("update payment set status = 'verified' where id = 201; commit").await;
+    let error = async {
+        other.batch_execute("update payment set status = 'verified' where id = 204").await?;
+        other.batch_execute("commit").await
+    }
+    .await
+    .unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "40001");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_session_settings_of_the_application_change_nothing() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut dora = Socket::open(service.address, "7").await;
+    database
+        .write("create temp table notification (id int); create temp table booking_shadow (id int);
+                create function pg_temp.lower(text) returns text language sql as 'select ''hijacked''';
+                set search_path = pg_temp, public, pg_catalog; set datestyle = 'SQL, DMY'; set timezone = 'Asia/Kathmandu';
+                set standard_conforming_strings = off; set lock_timeout = 1; set row_security = off; set role parking_app;
+                update payment set status = 'verified' where id = 201;
+                update public.booking set status = 'completed' where id = 102")
+        .await;
+    assert_eq!(dora.frame().await["event"], "payment.verified");
+    let frame = dora.frame().await;
+    assert_eq!(frame["event"], "booking.completed");
+    let end: String = database.one("select to_char(end_time, 'HH24:MI') from public.booking where id = 102").await;
+    assert_eq!(frame["message"], format!("Booking #102 was completed after its end at {end}."), "in the zone of the database");
+    assert!(frame["data"]["end_time"].as_str().unwrap().starts_with("20"), "ISO whatever the session's datestyle");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_without_rights_learns_nothing() {
+    let database = Database::new().await;
+    for forbidden in [
+        "select * from notifier.notification",
+        "select value from notifier.setting",
+        "select notifier.send('8', 'info', 'x')",
+        "select notifier.work()",
+        "select * from notifier.stream('1:1:')",
+        "select notifier.drop_event('booking.created')",
+        "select notifier.announce(null, null, now())",
+    ] {
+        let error = database.app.batch_execute(forbidden).await.expect_err(forbidden);
+        assert_eq!(error.code().unwrap().code(), "42501", "{forbidden}");
+    }
+    let channel: String = database.one("select value from notifier.setting where name = 'channel'").await;
+    let bodies: i64 = database.one(&format!("select count(*) from pg_proc where prosrc like '%{channel}%'")).await;
+    assert_eq!(bodies, 0, "the channel stands in no function, which anybody may read");
+}

@@ -1,1 +1,197 @@
-//! x
+//! What may happen to the service and its connections, and that nothing is lost by it.
+
+use std::collections::HashSet;
+
+
+use crate::support::socket::Ending;
+use crate::support::{Database, Service, Socket, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_listener_under_load_loses_nothing() {
+    const WRITES: i64 = 1_500;
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    let writer = database.another_app().await;
+    let writing = tokio::spawn(async move {
+        for n in 1..=WRITES {
+            writer
+                .execute("insert into payment (booking_id, user_id, amount, status, is_renewal) values (104, 8, $1::int8, 'success', true)", &[&n])
+                .await
+                .unwrap();
+        }
+    });
+    let killer = database.superuser().await;
+    let mut killed = 0;
+    let mut seen = HashSet::new();
+    for n in 1..=WRITES {
+        let amount = socket.frame().await["data"]["amount"].as_f64().unwrap() as i64;
+        assert!(seen.insert(amount), "{amount} was told twice");
+        if n % 150 == 0 {
+            // Listener, relay and pool alike: everything the service has.
+            killed += killer
+                .query_one("select count(pg_terminate_backend(pid)) from pg_stat_activity
+                            where application_name = 'parkmate-notifier' and datname = current_database()", &[])
+                .await
+                .unwrap()
+                .get::<_, i64>(0);
+        }
+    }
+    writing.await.unwrap();
+    socket.nothing_but_a_marker(&database).await;
+    assert_eq!(seen.len() as i64, WRITES);
+    assert!(killed >= 10, "{killed} backends killed");
+    assert!(service.metric("notifier_listener_connects_total").await > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_commit_in_another_order_than_their_ids_arrive_once() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    let holder = database.another_app().await;
+    holder
+        .batch_execute("begin; savepoint s; update payment set status = 'verified' where id = 204; release s;
+                        savepoint t; insert into payment (booking_id, user_id, amount, status, is_renewal) values (104, 8, 1, 'failed', true); rollback to t")
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        database.write("insert into payment (booking_id, user_id, amount, status, is_renewal) values (104, 8, 1, 'success', true)").await;
+        assert_eq!(socket.frame().await["event"], "booking.renewed");
+    }
+    holder.batch_execute("commit").await.unwrap();
+    assert_eq!(socket.frame().await["event"], "payment.verified");
+    socket.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_doorbell_off_the_service_reads_for_itself_and_two_phase_commit_works() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    database.write("set notifier.doorbell = off; update payment set status = 'verified' where id = 204").await;
+    assert_eq!(socket.frame().await["event"], "payment.verified");
+    database.write("begin; update booking set status = 'cancelled_by_admin' where id = 104; prepare transaction 'later'").await;
+    socket.nothing_but_a_marker(&database).await;
+    database.write("commit prepared 'later'").await;
+    assert_eq!(socket.frame().await["event"], "booking.declined");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_payloads_are_counted_and_ignored_and_forged_ones_reach_nobody() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    let forged = r#"{"id":"1","slot":0,"xid":"9999999","user_id":"8","event":"x","level":"info","message":"forged","data":{},"created_at":"x"}"#;
+    for channel in ["notifier", "notifications", "parkmate"] {
+        database.write(&format!("notify {channel}, '{forged}'")).await;
+    }
+    // Only who may read the settings knows the channel.
+    assert!(database.app.batch_execute("select value from notifier.setting").await.is_err());
+    for garbage in ["", "nonsense", "{}", r#"{"id":1}"#, "[1,2]", r#"{"due":"x"}"#] {
+        database.run(&format!("select pg_notify(value, '{garbage}') from notifier.setting where name = 'channel'")).await;
+    }
+    socket.nothing_but_a_marker(&database).await;
+    assert_eq!(service.metric("notifier_malformed_payloads_total").await, 6);
+    assert!(service.is_ready().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_tell_the_sockets_of_both_and_one_takes_over_the_bell() {
+    let database = Database::new().await;
+    let first = Service::on(&database).await;
+    eventually("the first is the relay", || async { first.metric("notifier_relay").await == 1 }).await;
+    let second = Service::on(&database).await;
+    let (mut here, mut there) = (Socket::open(first.address, "8").await, Socket::open(second.address, "8").await);
+    database.write("update payment set status = 'verified' where id = 204").await;
+    assert_eq!(here.frame().await["event"], "payment.verified");
+    assert_eq!(there.frame().await["event"], "payment.verified");
+    assert_eq!(second.metric("notifier_relay").await, 0);
+
+    first.begin_to_stop();
+    assert_eq!(here.ending().await, Ending::Closed(1012));
+    database.write("update booking set status = 'cancelled_by_admin' where id = 104").await;
+    assert_eq!(there.frame().await["event"], "booking.declined");
+    eventually("the second is the relay", || async { second.metric("notifier_relay").await == 1 }).await;
+    there.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_tells_sockets_to_come_back_and_notes_what_they_confirmed() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    database.write("update payment set status = 'verified' where id = 204").await;
+    assert_eq!(socket.frame().await["event"], "payment.verified");
+    service.begin_to_stop();
+    assert_eq!(socket.ending().await, Ending::Closed(1012));
+    service.stop().await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where delivered_at is null").await, 0);
+
+    database.write("update booking set status = 'cancelled_by_admin' where id = 104").await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    let frame = socket.frame().await;
+    assert_eq!((frame["event"].as_str(), frame["replayed"].as_bool()), (Some("booking.declined"), Some(true)));
+    socket.nothing_but_a_marker(&database).await;
+}
+
+/// A socket that opens in the middle of writes gets each row once, by its catch-up or live.
+#[tokio::test(flavor = "multi_thread")]
+async fn opening_in_the_middle_of_writes_neither_skips_nor_doubles() {
+    const WRITES: i64 = 600;
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let writer = database.another_app().await;
+    let mut sockets = vec![Socket::open(service.address, "8").await];
+    let writing = tokio::spawn(async move {
+        for n in 1..=WRITES {
+            writer
+                .execute("insert into payment (booking_id, user_id, amount, status, is_renewal) values (104, 8, $1::int8, 'success', true)", &[&n])
+                .await
+                .unwrap();
+        }
+    });
+    for n in 1..=WRITES {
+        assert_eq!(sockets[0].frame().await["data"]["amount"].as_f64(), Some(n as f64), "one writer's rows come in order");
+        if n % 60 == 0 {
+            sockets.push(Socket::open(service.address, "8").await);
+        }
+    }
+    writing.await.unwrap();
+    database.run("select notifier.send('8', 'info', 'the end')").await;
+    for socket in &mut sockets[1..] {
+        let mut seen = HashSet::new();
+        let mut last = 0;
+        loop {
+            let frame = socket.frame().await;
+            let Some(amount) = frame["data"]["amount"].as_f64() else {
+                if frame["message"] == "the end" {
+                    break;
+                }
+                continue; // how many more wait in the inbox
+            };
+            assert!(seen.insert(amount as i64), "{amount} was told twice");
+            last = last.max(amount as i64);
+        }
+        let first = *seen.iter().min().unwrap();
+        assert_eq!(seen.len() as i64, last - first + 1, "none was skipped after the first");
+        assert_eq!(last, WRITES);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_never_answers_a_ping_is_closed() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    database.write("update payment set status = 'verified' where id = 204").await;
+    assert_eq!(socket.frame().await["event"], "payment.verified");
+    // Reading on would answer: bytes are taken from below the protocol instead.
+    let tokio_tungstenite::MaybeTlsStream::Plain(stream) = socket.stream.get_mut() else { panic!("not plain") };
+    let mut bytes = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(stream, &mut bytes).await.unwrap();
+    assert!(bytes.windows(2).any(|pair| u16::from_be_bytes([pair[0], pair[1]]) == 4511), "closed with 4511");
+    assert_eq!(service.metric("notifier_stuck_sockets_total").await, 1);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where delivered_at is not null").await, 0);
+}

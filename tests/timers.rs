@@ -1,1 +1,247 @@
-//! x
+//! Timers: fired at their time by one instance, armed again when their row moved, dropped when it no longer qualifies.
+
+use std::collections::HashSet;
+
+use crate::support::database::load_parkmate;
+use crate::support::{Database, Service, Socket, eventually};
+
+/// Books slot 11 for David: `booking.expiring` is due five minutes before `end`.
+async fn book(database: &Database, id: i32, end: &str) {
+    database
+        .write(&format!(
+            "insert into booking (id, user_id, slot_id, end_time) overriding system value values ({id}, 8, 11, {end})"
+        ))
+        .await;
+}
+
+/// The next frame of an event, and no other.
+async fn next(socket: &mut Socket, event: &str) -> i64 {
+    let frame = socket.frame().await;
+    assert_eq!(frame["event"], event, "{frame}");
+    frame["data"]["booking_id"].as_i64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_sleeps_until_its_time_and_a_nearer_one_wakes_the_scheduler() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    book(&database, 901, "now() + interval '3 days'").await;
+    book(&database, 902, "now() + interval '5 minutes 1500 milliseconds'").await;
+    book(&database, 903, "now() + interval '5 minutes 1 second'").await;
+    assert_eq!(next(&mut david, "booking.expiring").await, 903);
+    assert_eq!(next(&mut david, "booking.expiring").await, 902);
+    let early: i64 = database
+        .one("select count(*) from notifier.notification n join booking b on b.id = (n.data ->> 'booking_id')::int
+              where n.event = 'booking.expiring' and n.created_at < b.end_time - interval '5 minutes'")
+        .await;
+    assert_eq!(early, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_booking_is_told_at_its_new_time_and_a_cancelled_one_never() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    // In one transaction, so that no timer can fire before all is said; each statement arms for itself.
+    database.write("begin").await;
+    for id in [901, 902, 903, 904] {
+        book(&database, id, "now() + interval '5 minutes 500 milliseconds'").await;
+    }
+    database.write("update booking set end_time = end_time + interval '1 second' where id = 901").await;
+    database.write("update booking set status = 'cancelled' where id = 902").await;
+    database.write("delete from booking where id = 903").await;
+    database.write("commit").await;
+    assert_eq!(next(&mut david, "booking.expiring").await, 904);
+    assert_eq!(next(&mut david, "booking.expiring").await, 901);
+    david.nothing_but_a_marker(&database).await;
+    let timers: i64 = database.one("select count(*) from notifier.timer where event = 'booking.expiring' and due_at < now()").await;
+    assert_eq!(timers, 0, "what was looked at is gone");
+}
+
+/// The application moves the row without any trigger of ours seeing it: firing looks at the row and arms the timer again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_whose_row_moved_unseen_is_armed_again() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    database.write("begin").await;
+    book(&database, 901, "now() + interval '5 minutes 500 milliseconds'").await;
+    database
+        .write("set local notifier.mute = on; update booking set end_time = end_time + interval '1 second' where id = 901; commit")
+        .await;
+    book(&database, 902, "now() + interval '5 minutes 1 second'").await;
+    assert_eq!(next(&mut david, "booking.expiring").await, 902);
+    assert_eq!(next(&mut david, "booking.expiring").await, 901);
+    david.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_booking_that_begins_to_qualify_after_its_due_time_is_told_then() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    database
+        .write("insert into booking (id, user_id, slot_id, end_time, status) overriding system value
+                values (901, 8, 11, now() + interval '2 minutes', 'requested')")
+        .await;
+    eventually("the timer was looked at and told nobody", || async {
+        database.one::<i64>("select count(*) from notifier.timer where event = 'booking.expiring' and key = '{\"id\": 901}'").await == 0
+    })
+    .await;
+    david.nothing_but_a_marker(&database).await;
+    database.write("update booking set status = 'booked' where id = 901").await;
+    assert_eq!(next(&mut david, "booking.expiring").await, 901);
+    database.write("update booking set start_time = now() where id = 901").await;
+    david.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_due_while_no_service_ran_is_told_if_it_is_still_of_use() {
+    let database = Database::new().await;
+    book(&database, 901, "now() - interval '1 hour'").await; // ended: no use in "it ends soon", but in "it has ended"
+    book(&database, 902, "now() + interval '1 minute'").await; // ends soon
+    book(&database, 903, "now() - interval '2 days'").await; // no use in either
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    let mut told = HashSet::new();
+    for _ in 0..2 {
+        let frame = david.frame().await;
+        told.insert((frame["event"].as_str().unwrap().to_owned(), frame["data"]["booking_id"].as_i64().unwrap()));
+    }
+    assert_eq!(told, HashSet::from([("booking.expired".to_owned(), 901), ("booking.expiring".to_owned(), 902)]));
+    david.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_fire_each_timer_once() {
+    const MANY: i64 = 400;
+    let database = Database::new().await;
+    let (first, second) = (Service::on(&database).await, Service::on(&database).await);
+    let mut sockets = [Socket::open(first.address, "8").await, Socket::open(second.address, "8").await];
+    // Spread over two seconds, each row armed twice.
+    database
+        .write(&format!(
+            "insert into booking (id, user_id, slot_id, end_time) overriding system value
+             select 10000 + n, 8, 11, now() + interval '5 minutes' + n * interval '5 milliseconds' from generate_series(1, {MANY}) n"
+        ))
+        .await;
+    database.run("insert into notifier.timer (event, key, due_at) select event, key, due_at from notifier.timer").await;
+    for socket in &mut sockets {
+        let mut seen = HashSet::new();
+        for _ in 0..MANY {
+            assert!(seen.insert(next(socket, "booking.expiring").await), "told twice");
+        }
+    }
+    eventually("all timers were looked at", || async {
+        database.one::<i64>("select count(*) from notifier.timer where event = 'booking.expiring' and due_at < now()").await == 0
+    })
+    .await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where event = 'booking.expiring'").await, MANY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bookings_that_were_there_before_their_timer_get_one() {
+    let database = Database::empty().await;
+    load_parkmate(&database.owner).await;
+    database
+        .write("insert into booking (user_id, slot_id, end_time)
+                select 8, 11, now() + interval '5 minutes' + n * interval '1 hour' from generate_series(0, 2499) n")
+        .await;
+    parkmate_notifier::store::Store::new(&database.url().parse().unwrap(), 2).unwrap().migrate().await.unwrap();
+    database.run(include_str!("../sql/parkmate/events.sql")).await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    assert_eq!(david.frame().await["event"], "booking.expiring");
+    eventually("all rows are armed", || async { database.one::<i64>("select count(*) from notifier.backfill").await == 0 }).await;
+    let without: i64 = database
+        .one("select count(*) from booking b where end_time > now() + interval '5 minutes' and not exists (
+                select from notifier.timer t where t.event = 'booking.expiring' and t.key = jsonb_build_object('id', b.id)
+                  and t.due_at = b.end_time - interval '5 minutes')")
+        .await;
+    assert_eq!(without, 0);
+}
+
+/// A transaction that wrote before the definition and commits after it fires no trigger of the new timer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_booking_of_a_transaction_that_was_open_during_the_definition_gets_its_timer() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    database.write("begin; insert into booking (id, user_id, slot_id, end_time) overriding system value values (901, 8, 11, now() + interval '2 days')").await;
+    database
+        .run("select notifier.define_timer('booking.tomorrow', 'public.booking', 'end_time - interval ''1 day''', 'info', 'Tomorrow!',
+              'select user_id, id as booking_id from due')")
+        .await;
+    eventually("all there is to see is armed", || async { database.one::<i16>("select pass from notifier.backfill").await == 3 }).await;
+    database.write("commit").await;
+    eventually("the booking is armed", || async {
+        database.one::<i64>("select count(*) from notifier.timer where event = 'booking.tomorrow' and key = '{\"id\": 901}'").await == 1
+    })
+    .await;
+    assert!(service.is_ready().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_faults_holds_up_neither_the_others_nor_other_events() {
+    let database = Database::new().await;
+    database
+        .run("create table public.task (id int primary key, owner text, at timestamptz, parts int);
+              grant all on public.task to parking_app;
+              select notifier.define_timer('task.due', 'public.task', $$ at + interval '1 second' / parts $$, 'info', 'Task {id}.',
+                'select owner as user_id, id from due')")
+        .await;
+    database.write("insert into task select n, '8', now(), 2 from generate_series(1, 5) n").await;
+    database.write("begin; set local notifier.mute = on; update task set parts = 0 where id = 3; commit").await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    let mut seen = HashSet::new();
+    for _ in 0..4 {
+        seen.insert(david.frame().await["data"]["id"].as_i64().unwrap());
+    }
+    assert_eq!(seen, HashSet::from([1, 2, 4, 5]));
+    let fault = database.rows("select event, sqlstate from notifier.fault").await;
+    assert_eq!((fault[0].get::<_, &str>(0), fault[0].get::<_, &str>(1)), ("task.due", "22012"));
+    eventually("it is tried again later", || async {
+        database.one::<i64>("select count(*) from notifier.timer where event = 'task.due' and due_at > now() + interval '30 seconds'").await == 1
+    })
+    .await;
+    book(&database, 901, "now() + interval '2 minutes'").await;
+    assert_eq!(next(&mut david, "booking.expiring").await, 901);
+}
+
+/// Rows that are due and end at the same instants are seen by one run of the query.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_may_group_its_rows_and_have_any_key() {
+    let database = Database::new().await;
+    database
+        .run(r#"create schema "Odd";
+              create table "Odd"."Lease" ("Lot" uuid, "nr" smallint, "user" text, "Ends" timestamptz, "due" int, primary key ("Lot", "nr"));
+              grant usage on schema "Odd" to parking_app; grant all on "Odd"."Lease" to parking_app;
+              select notifier.define_timer('lease.ending', '"Odd"."Lease"', $$ "Ends" $$, 'info', '{leases} leases end: {numbers}.',
+                $$ select "user" as user_id, count(*) as leases, string_agg(nr::text, '+' order by nr) as numbers from due group by "user" $$)"#)
+        .await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    database
+        .write(r#"insert into "Odd"."Lease" select gen_random_uuid(), n, '8', date_trunc('second', now()) + interval '2 seconds', n from generate_series(1, 3) n"#)
+        .await;
+    assert_eq!(david.frame().await["message"], "3 leases end: 1+2+3.");
+    david.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_sent_for_later_arrives_later() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    database
+        .run("select notifier.send('8', 'info', 'later', send_at => now() + interval '1 second'), notifier.send('8', 'info', 'now')")
+        .await;
+    assert_eq!(david.frame().await["message"], "now");
+    assert_eq!(david.frame().await["message"], "later");
+    let early: bool = database
+        .one("select (select created_at from notifier.notification where message = 'later')
+                   < (select created_at + interval '900 milliseconds' from notifier.notification where message = 'now')")
+        .await;
+    assert!(!early);
+}

@@ -24,13 +24,13 @@ pub(super) async fn run(config: DemoConfig, stop: CancellationToken) -> Result<(
     println!("starting a throw-away Postgres ...");
     let postgres = PrivatePostgres::start().await?;
     // Not as a superuser: the owner of a database is enough, and the application's own role has no right of ours.
-    let admin = Store::new(postgres.url("postgres", "postgres").parse()?, 2)?;
+    let admin = Store::new(&postgres.url("postgres", "postgres").parse()?, 2)?;
     admin.run_script("create role parkmate login").await?;
     admin.run_script("create role parking_app login").await?;
     admin.run_script("create database parkmate owner parkmate").await?;
 
     let owner = DatabaseConfig { database_url: postgres.url("parkmate", "parkmate").parse()? };
-    let store = Store::new(owner.database_url.clone(), 2)?;
+    let store = Store::new(&owner.database_url, 2)?;
     store.run_script(SCHEMA).await.context("sql/parkmate/schema.sql")?;
     store.run_script(SAMPLE).await.context("sql/parkmate/sample.sql")?;
     store.migrate().await?;
@@ -41,7 +41,7 @@ pub(super) async fn run(config: DemoConfig, stop: CancellationToken) -> Result<(
 
     let application = postgres.url("parking_app", "parkmate");
     let psql = format!("psql '{application}'");
-    let demo = Demo::new(Store::new(application.parse()?, 2)?, store, psql.clone())?;
+    let demo = Demo::new(Store::new(&application.parse()?, 2)?, store, psql.clone())?;
 
     let listener = bind(config.listen).or_else(|error| {
         warn!(error = format!("{error:#}"), "taking a free port instead");

@@ -7,11 +7,12 @@ use crate::config::DatabaseConfig;
 use crate::store::Store;
 
 pub(super) async fn run(config: DatabaseConfig) -> Result<()> {
-    let migrated = Store::new(config.database_url.clone(), 2)?.migrate().await?;
+    let store = Store::new(&config.database_url, 2)?;
+    let migrated = store.migrate().await?;
     for name in &migrated.applied {
         println!("applied {name}");
     }
-    println!("functions applied, {} events generated again: {} is ready", migrated.events, config.database_url);
+    println!("functions applied, {} events generated again: {} is ready", migrated.events, store.place());
     if migrated.superuser {
         warn!("the schema notifier belongs to a superuser, and its functions run as one: better migrate as the database's owner");
     }

@@ -128,7 +128,7 @@ impl PrivatePostgres {
         let url: DatabaseUrl = self.url("postgres", "postgres").parse()?;
         let started = Instant::now();
         loop {
-            match crate::store::Store::new(url.clone(), 2)?.link().await {
+            match crate::store::Store::new(&url, 2)?.link().await {
                 Ok(_) => return Ok(()),
                 Err(error) => {
                     let log = self.log();

@@ -32,19 +32,17 @@ pub(super) fn route(context: Arc<Context>) -> impl Filter<Extract = (Response,),
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<OnUpgrade>())
         .map(move |path: String, headers: HeaderMap, upgrade: Option<OnUpgrade>| {
-            upgrade_request(&context, &path, &headers, upgrade).unwrap_or_else(|refused| refused)
+            answer(&context, &path, &headers, upgrade)
         })
 }
 
-fn upgrade_request(
-    context: &Arc<Context>,
-    path: &str,
-    headers: &HeaderMap,
-    upgrade: Option<OnUpgrade>,
-) -> Result<Response, Response> {
+fn answer(context: &Arc<Context>, path: &str, headers: &HeaderMap, upgrade: Option<OnUpgrade>) -> Response {
     let named = match path {
         "me" => None,
-        _ => Some(decode_user(path).ok_or_else(|| problem(StatusCode::NOT_FOUND, "the path names no user"))?),
+        _ => match decode_user(path) {
+            Some(user) => Some(user),
+            None => return problem(StatusCode::NOT_FOUND, "the path names no user"),
+        },
     };
     let wants = headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let version = headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
@@ -55,16 +53,19 @@ fn upgrade_request(
         response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Err(response);
+        return response;
     };
-    let user = context.auth.identify(headers, named).map_err(|Refusal { status, detail }| problem(status, detail))?;
+    let user = match context.auth.identify(headers, named) {
+        Ok(user) => user,
+        Err(Refusal { status, detail }) => return problem(status, detail),
+    };
 
     context.tasks.spawn(start(context.clone(), upgrade, user));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     response.headers_mut().typed_insert(headers::Connection::upgrade());
     response.headers_mut().typed_insert(headers::Upgrade::websocket());
     response.headers_mut().typed_insert(SecWebsocketAccept::from(key));
-    Ok(response)
+    response
 }
 
 fn decode_user(path: &str) -> Option<UserId> {

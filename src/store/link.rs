@@ -106,12 +106,21 @@ impl Link {
         Ok(())
     }
 
+    /// Listens to nothing any more.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn unlisten(&mut self) -> Result<()> {
+        self.query("unlisten *").await?;
+        Ok(())
+    }
+
     /// Sends a beat on the channel. `from` is a word.
     ///
     /// # Errors
     /// See [`Link::query`].
     pub async fn beat(&mut self, from: &str) -> Result<()> {
-        self.query(&format!("select notifier.beat('{from}')")).await?;
+        self.query(&super::beat(from)).await?;
         Ok(())
     }
 

@@ -125,5 +125,5 @@ fn refuse_newer(version: i32) -> Result<()> {
 }
 
 fn newest() -> i32 {
-    embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version() as i32).max().unwrap_or(0)
+    embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0)
 }

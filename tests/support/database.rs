@@ -33,7 +33,7 @@ pub fn postgres() -> &'static PrivatePostgres {
 async fn prepare_template(server: &PrivatePostgres, admin: &Client) {
     admin.batch_execute(&format!("create database {TEMPLATE} owner parkmate")).await.unwrap();
     let url = server.url("parkmate", TEMPLATE);
-    Store::new(url.parse().unwrap(), 2).unwrap().migrate().await.expect("migrate as an owner who is no superuser");
+    Store::new(&url.parse().unwrap(), 2).unwrap().migrate().await.expect("migrate as an owner who is no superuser");
     let owner = connect(&url).await;
     load_parkmate(&owner).await;
     owner.batch_execute(include_str!("../../sql/parkmate/events.sql")).await.expect("events.sql");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval};
 
-pub use database::{Database, postgres};
+pub use database::Database;
 pub use service::Service;
 pub use socket::Socket;
 
