@@ -58,15 +58,16 @@ create index notification_user_index on notifier.notification (user_id, id) incl
 -- the service moves its rows to where they belong.
 create table notifier.spill (
   id        bigint generated always as identity primary key,
-  kind      text   not null constraint kind_is_notification_or_timer check (kind in ('notification', 'timer')),
+  kind      text   not null constraint kind_is_known check (kind in ('notification', 'timer', 'backfill')),
   record    jsonb  not null
 );
 
--- What DBAs defined. `source` is the table's OID; `source_name` what it was called then, to notice a swap of names.
+-- What DBAs defined. `source` follows its table through a rename, and by name into a restored database; `source_name` is what
+-- it was called when it was defined, to notice a swap of names.
 create table notifier.definition (
   name        text           primary key,
   kind        text           not null constraint kind_is_write_or_timer check (kind in ('write', 'timer')),
-  source      oid            not null,
+  source      regclass       not null,
   source_name text           not null,
   operation   text           not null
     constraint operation_is_known check (operation in ('insert', 'update', 'delete', 'insert or update')),
@@ -97,7 +98,7 @@ create table notifier.event_history (
 create table notifier.generated (
   id        integer generated always as identity primary key,
   kind      text not null constraint kind_is_write_or_timer check (kind in ('write', 'timer')),
-  source    oid,                            -- of a write
+  source    regclass,                       -- of a write
   operation text,                           -- of a write
   event     text,                           -- of a timer
   constraint a_generated_function_serves_one_thing unique (source, operation),
@@ -109,10 +110,12 @@ create table notifier.generated (
 -- "Look at this row at that time": rows of writers only ever added, by the service taken away. Not unique, since a unique
 -- constraint would make writers wait for the scheduler; duplicates collapse when fired.
 create table notifier.timer (
-  id     bigint generated always as identity primary key,
-  event  text        not null,
-  key    jsonb       not null,              -- the source row's primary key: {"id": 7}
-  due_at timestamptz not null
+  id      bigint      generated always as identity primary key,
+  event   text        not null,
+  key     jsonb       not null,             -- the source row's primary key, its columns as texts: ["7"]
+  due_at  timestamptz not null,
+  barrier xid8,                             -- of the service: looked at once and not told; once more when this is past
+  looks   integer     not null default 0    -- of the service: how often it waited for the barrier
 );
 
 create index timer_event_due_index on notifier.timer (event, due_at);
@@ -128,10 +131,11 @@ create table notifier.fired (
 
 -- Rows that were there before their timer was defined: the service arms them in batches, the next 24 hours first.
 create table notifier.backfill (
-  event     text        primary key,
-  pass      smallint    not null default 1, -- 1: due within 24 hours; 2: all; 3: all once more, after the barrier
-  after_key jsonb,                          -- the last key this pass has seen
-  barrier   xid8        not null default pg_current_xact_id()
+  event      text        primary key,
+  pass       smallint    not null default 1, -- 1: due within 24 hours; 2: all; 3: all once more, after the barrier
+  after_key  jsonb,                          -- the last key this pass has seen
+  barrier    xid8,                           -- taken when the service begins, which is after the definition was committed
+  not_before timestamptz not null default '-infinity'
 );
 
 -- Notifications sent by hand for later.

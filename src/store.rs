@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use anyhow::{Context, Result};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::TryStreamExt;
 use tokio_postgres::{Config, NoTls, Row};
 
@@ -118,6 +118,13 @@ impl Store {
             .max_size(size)
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts { wait: limit, create: limit, recycle: limit })
+            // Whatever the database's default: under SERIALIZABLE our reads would conflict with writers.
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move {
+                    let set = "set default_transaction_isolation = 'read committed'";
+                    client.batch_execute(set).await.map_err(HookError::Backend)
+                })
+            }))
             .build()?;
         Ok(Self { config: Arc::new(config), pool })
     }
@@ -281,7 +288,7 @@ impl Store {
         let client = self.pool.get().await?;
         let rows = client
             .query(
-                "select id, event, (key ->> 'id')::int8, extract(epoch from due_at - clock_timestamp())::float8
+                "select id, event, (key ->> 0)::int8, extract(epoch from due_at - clock_timestamp())::float8
                  from notifier.timer where id > coalesce($1, (select max(id) - 1 from notifier.timer), 0) order by id",
                 &[&last],
             )

@@ -5,16 +5,18 @@
 create or replace function notifier.arm(_event text, _keys jsonb[], _dues timestamptz[]) returns void
 language plpgsql as $$
 begin
-  if not notifier.reserve('notifier.timer') then
-    insert into notifier.spill (kind, record)
-    select 'timer', jsonb_build_object('event', arm._event, 'key', t.key, 'due_at', t.due_at)
-    from unnest(arm._keys, arm._dues) as t(key, due_at);
+  if not notifier.reserve('notifier.timer', 'notifier.timer_id_seq') then
+    perform notifier.put_aside('timer', array_agg(jsonb_build_object('event', arm._event, 'key', t.key, 'due_at', t.due_at)))
+    from (select unnest(arm._keys) as key, unnest(arm._dues) as due_at) t;
     return;
   end if;
 
   insert into notifier.timer (event, key, due_at)
-  select arm._event, t.key, t.due_at from unnest(arm._keys, arm._dues) as t(key, due_at);
+  select arm._event, unnest(arm._keys), unnest(arm._dues);
 
-  perform notifier.announce(null, null, (select min(d) from unnest(arm._dues) as d));
+  if notifier.rung() then
+    perform notifier.announce(array[json_build_object('due',
+      (select extract(epoch from min(t.due_at) - clock_timestamp()) from (select unnest(arm._dues) as due_at) t))::text]);
+  end if;
 end
 $$;

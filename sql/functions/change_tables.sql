@@ -4,16 +4,21 @@
 --   _fires     what the trigger fires on: insert, update or delete
 --   _declared  the event's operation: with 'insert or update' an insert offers an empty `old` as well
 --   returns    text to follow `with`, without it; empty for delete, which has `old` alone
--- Used by: notifier.probe, notifier.write_function.
+-- Used by: notifier.define, notifier.write_function.
 create or replace function notifier.change_tables(_fires text, _declared text) returns text
 language sql immutable
+-- Whole rows are taken from subqueries: a whole row of a transition table itself is read with the column numbers of parse
+-- time, which are wrong as soon as the table has dropped a column.
 return case change_tables._fires
   when 'insert' then
     case when change_tables._declared = 'insert or update' then 'old as (select * from new where false), ' else '' end
-    || 'changed as (select "new row".*, was from new as "new row" left join (select * from new where false) as was on false)'
+    || 'changed as (
+       select n.*, "notifier old row" as was
+       from new n left join (select * from new where false) as "notifier old row" on false)'
   when 'update' then
     'changed as (
-       select (n."new row").*, o.was
-       from (select "new row", row_number() over () as "position" from new as "new row") n
-       join (select was, row_number() over () as "position" from old as was) o on n."position" = o."position")'
+       select (n."notifier new row").*, o.was
+       from (select "notifier new row", row_number() over () as "position" from (select * from new) as "notifier new row") n
+       join (select "notifier old row" as was, row_number() over () as "position" from (select * from old) as "notifier old row") o
+         on n."position" = o."position")'
   else '' end;

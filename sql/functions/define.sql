@@ -35,27 +35,27 @@ begin
       hint = 'Write it with its schema: public.booking';
   elsif _source.relkind not in ('r', 'p') or _source.relpersistence = 't'
     or _source.relnamespace in ('notifier'::regnamespace, 'pg_catalog'::regnamespace) then
-    raise exception 'event %: % is no table of an application', _d.name, _d.source::regclass
+    raise exception 'event %: % is no table of an application', _d.name, _d.source
       using errcode = 'wrong_object_type',
             hint = 'A source is an ordinary or partitioned table: views, foreign and temporary tables fire no trigger of ours.';
   end if;
-  _d.source_name := _d.source::regclass::text;
+  _d.source_name := _d.source::text;
   _d.query := rtrim(_d.query, E' \t\r\n;');
 
   if _d.kind = 'timer' then
     if notifier.key_text(_d.source, 'list') is null then
-      raise exception 'timer %: % has no primary key', _d.name, _d.source::regclass using errcode = 'invalid_table_definition',
-        hint = format('A timer reads its row again when it fires. Add one: alter table %s add primary key (...);', _d.source::regclass);
+      raise exception 'timer %: % has no primary key', _d.name, _d.source using errcode = 'invalid_table_definition',
+        hint = format('A timer reads its row again when it fires. Add one: alter table %s add primary key (...);', _d.source);
     end if;
     perform notifier.probe_instant(_d.name, 'due', _d.source, _d.due);
     perform notifier.probe_instant(_d.name, 'until', _d.source, _d.until);
-    _d.columns := notifier.probe('the query of timer ' || _d.name,
-      format('due as (select * from %s)', _d.source::regclass), _d.query);
+    _probe := format('due as (select * from %s)', _d.source);
+    _d.columns := notifier.probe('the query of timer ' || _d.name, _probe, _d.query);
   else
     foreach _operation in array string_to_array(_d.operation, ' or ') loop
       _probe := concat_ws(', ',
-        case when _operation <> 'delete' then format('new as (select * from %s)', _d.source::regclass) end,
-        case when _operation <> 'insert' then format('old as (select * from %s)', _d.source::regclass) end,
+        case when _operation <> 'delete' then format('new as (select * from %s)', _d.source) end,
+        case when _operation <> 'insert' then format('old as (select * from %s)', _d.source) end,
         nullif(notifier.change_tables(_operation, _d.operation), ''));
       _d.columns := notifier.probe('the query of event ' || _d.name, _probe, _d.query);
     end loop;
@@ -66,12 +66,14 @@ begin
       detail = format('It has: %s.', (select string_agg(c ->> 'name', ', ') from jsonb_array_elements(_d.columns) c)),
       hint = 'user_id says who is told: select owner_id as user_id, ...';
   end if;
-  perform notifier.message_expression(_d.name, _d.message, _d.columns);
+  -- The statement as it will be run, with the message: a format that does not fit its column is found here.
+  perform notifier.probe('the message or the query of event ' || _d.name, _probe, notifier.told_select('', '', _d));
 
   select d.* into _before from notifier.definition d where d.name = _d.name;
   _changed := (_before.kind, _before.source, _before.operation, _before.level, _before.message, _before.query, _before.due, _before.until)
     is distinct from (_d.kind, _d.source, _d.operation, _d.level, _d.message, _d.query, _d.due, _d.until);
-  _d.version := coalesce(_before.version, 0) + 1;
+  _d.version := 1 + greatest(coalesce(_before.version, 0),
+    coalesce((select max(h.version) from notifier.event_history h where h.name = _d.name), 0));
   _d.defined_at := clock_timestamp();
   _d.defined_by := session_user;
 
@@ -87,6 +89,8 @@ begin
     from unnest(string_to_array(_before.operation, ' or ')) as o(operation);
     return next format('%s replaced (version %s)', _d.name, _d.version);
   else
+    -- What `select *` stands for may have changed all the same.
+    update notifier.definition d set columns = _d.columns, source_name = _d.source_name where d.name = _d.name;
     return next format('%s unchanged', _d.name);
   end if;
 
@@ -98,7 +102,7 @@ begin
     perform notifier.timer_functions(_d);
     if _changed then
       insert into notifier.backfill (event) values (_d.name)
-      on conflict (event) do update set pass = 1, after_key = null, barrier = pg_current_xact_id();
+      on conflict (event) do update set pass = 1, after_key = null, barrier = null, not_before = '-infinity';
       return next format('%s: rows that are there are armed by the service, the next 24 hours first', _d.name);
     end if;
   elsif _before.kind = 'timer' then

@@ -17,20 +17,20 @@ begin
     raise exception 'there is no event %', coalesce(quote_literal(drop_event.name), 'null') using errcode = 'undefined_object',
       hint = format('There are: %s.', (select string_agg(d.name, ', ' order by d.name) from notifier.definition d));
   end if;
-  insert into notifier.event_history (name, version, definition) values (_d.name, _d.version, to_jsonb(_d))
-  on conflict on constraint event_history_pkey do update set definition = excluded.definition, replaced_at = clock_timestamp();
+  insert into notifier.event_history (name, version, definition) values (_d.name, _d.version, to_jsonb(_d));
   delete from notifier.timer t where t.event = _d.name;
   delete from notifier.backfill b where b.event = _d.name;
   return next format('%s dropped', _d.name);
 
   foreach _operation in array string_to_array(_d.operation, ' or ') loop
     perform notifier.write_function(_d.source, _operation);
-    if exists (select from pg_catalog.pg_class c where c.oid = _d.source)
-      and not exists (select from notifier.definition d
-                      where d.source = _d.source and _operation = any (string_to_array(d.operation, ' or '))) then
-      return next format('its trigger has no more work; the table''s owner may remove it: drop trigger notifier_%s on %s;',
-        _operation, _d.source::regclass);
-    end if;
+    return query
+      select format('its trigger has no more work; the owner of the table may remove it: drop trigger %I on %s;', t.tgname, t.tgrelid::regclass)
+      from notifier.generated g
+      join pg_catalog.pg_trigger t on t.tgname = format('notifier_%s_%s', g.operation, g.id) and not t.tgisinternal
+      where g.source = _d.source and g.operation = _operation
+        and not exists (select from notifier.definition d
+                        where d.source = _d.source and _operation = any (string_to_array(d.operation, ' or ')));
   end loop;
 end
 $$;

@@ -4,7 +4,7 @@ create or replace view notifier.event as
 select
   d.name,
   d.kind,
-  coalesce(to_regclass(format('%I.%I', n.nspname, c.relname))::text, d.source_name || ' (dropped)') as source,
+  case when c.oid is null then d.source_name || ' (dropped)' else format('%I.%I', n.nspname, c.relname) end as source,
   d.operation,
   d.level::text as level,
   d.message,
@@ -14,8 +14,9 @@ select
   not exists (
     select from unnest(string_to_array(d.operation, ' or ')) as o(operation)
     where not exists (
-      select from pg_catalog.pg_trigger t
-      where t.tgrelid = d.source and t.tgname = 'notifier_' || o.operation and t.tgenabled <> 'D')
+      select from notifier.generated g
+      join pg_catalog.pg_trigger t on t.tgrelid = g.source and t.tgname = format('notifier_%s_%s', g.operation, g.id)
+      where g.source = d.source and g.operation = o.operation and t.tgenabled <> 'D')
   ) as installed,
   (select count(*) from notifier.fault_record f where f.event = d.name) as faults,
   d.version,

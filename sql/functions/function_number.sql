@@ -5,7 +5,7 @@
 --   returns              the number, for notifier.on_write_, notifier.fire_, notifier.backfill_
 -- Used by: notifier.write_function, notifier.timer_functions, notifier.work.
 create or replace function notifier.function_number(
-  _kind text, _source oid default null, _operation text default null, _event text default null
+  _kind text, _source regclass default null, _operation text default null, _event text default null
 ) returns integer
 language plpgsql as $$
 declare

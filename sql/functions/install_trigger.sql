@@ -6,16 +6,18 @@
 --   returns      what was done, a line for each table; nothing where the trigger was there
 --   raises       55P03 when writers never let it in, 42501 without the right to create triggers
 -- Used by: notifier.define.
-create or replace function notifier.install_trigger(_source oid, _operation text, _function text) returns setof text
-language plpgsql as $$
+create or replace function notifier.install_trigger(_source regclass, _operation text, _function text) returns setof text
+language plpgsql
+set lock_timeout = '100ms' as $$
 declare
-  _name  text := 'notifier_' || install_trigger._operation;
+  -- With the function's number: a partition may be the source of events itself.
+  _name  text := format('notifier_%s_%s', install_trigger._operation, substring(install_trigger._function from '\d+$'));
   _table regclass;
 begin
   for _table in
     -- A row written directly to a partition or child fires nothing on its parent.
     with recursive family as (
-      select install_trigger._source as id
+      select install_trigger._source::oid as id
       union
       select i.inhrelid from pg_catalog.pg_inherits i join family f on i.inhparent = f.id
     )
@@ -26,7 +28,6 @@ begin
   loop
     for _try in 1..20 loop
       begin
-        perform set_config('lock_timeout', '100ms', true);
         execute format('create trigger %I after %s on %s referencing %s for each statement execute function %s()',
           _name, install_trigger._operation, _table,
           case install_trigger._operation

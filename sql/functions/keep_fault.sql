@@ -1,8 +1,11 @@
 -- notifier.keep_fault: remember that an event failed, at most once for each event and transaction, and never fail itself.
 --   _event, _sqlstate, _message   what failed, and how Postgres said it
--- Used by: the generated functions, in their exception handlers.
-create or replace function notifier.keep_fault(_event text, _sqlstate text, _message text) returns void
-language plpgsql as $$
+--   _rearm     whether timers may be missing now: then the service looks at the event's rows again
+-- Used by: the generated functions, in their exception handlers, and notifier.work.
+create or replace function notifier.keep_fault(_event text, _sqlstate text, _message text, _rearm boolean default false) returns void
+language plpgsql
+-- The application has waited for us once already, or is about to: a fault is not worth another wait.
+set lock_timeout = '5ms' as $$
 declare
   _kept text := coalesce(current_setting('notifier.faulted', true), '');
   _mark text := '[' || keep_fault._event || ']';
@@ -18,5 +21,8 @@ begin
     raise warning 'notifier: a fault of event % could not be kept: % (%)',
       keep_fault._event, keep_fault._message, keep_fault._sqlstate;
   end;
+  if keep_fault._rearm then
+    perform notifier.put_aside('backfill', array[jsonb_build_object('event', keep_fault._event)]);
+  end if;
 end
 $$;

@@ -9,11 +9,11 @@ return (
     select (select t.due_at from notifier.timer t where t.event = d.name order by t.due_at limit 1)
     from notifier.definition d where d.kind = 'timer'
     union all
-    select min(s.send_at) from notifier.scheduled s
+    select min(s.send_at) from notifier.scheduled s where isfinite(s.send_at)
     union all
     select clock_timestamp() where exists (select from notifier.spill)
     union all
-    select clock_timestamp() from notifier.backfill b
+    select greatest(b.not_before, clock_timestamp()) from notifier.backfill b
     where b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier
   ) w(at)
 );

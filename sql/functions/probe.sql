@@ -32,8 +32,15 @@ begin
     select coalesce(jsonb_agg(jsonb_build_object('name', a.attname, 'type', t.typname) order by a.attnum), '[]')
     into _columns
     from pg_catalog.pg_attribute a
-    cross join lateral (select format_type(coalesce(nullif(y.typbasetype, 0), y.oid), null) as typname
-                        from pg_catalog.pg_type y where y.oid = a.atttypid) t
+    cross join lateral (
+      -- Of a domain the type it is made of, and of a domain over that its type.
+      with recursive base as (
+        select y.oid, y.typbasetype from pg_catalog.pg_type y where y.oid = a.atttypid
+        union all
+        select y.oid, y.typbasetype from base b join pg_catalog.pg_type y on y.oid = b.typbasetype
+      )
+      select format_type(b.oid, null) as typname from base b where b.typbasetype = 0
+    ) t
     where a.attrelid = 'notifier.probed'::regclass and a.attnum > 0;
     raise exception using errcode = 'NTF00';
   exception when sqlstate 'NTF00' then
@@ -48,7 +55,7 @@ exception
       hint = 'Write one SELECT.';
   when others then
     get stacked diagnostics _detail = pg_exception_detail, _hint = pg_exception_hint;
-    raise exception '% cannot run: %', probe._what, sqlerrm using errcode = sqlstate, detail = _detail,
+    raise exception '% cannot run: %', probe._what, sqlerrm using errcode = sqlstate, detail = coalesce(nullif(_detail, ''), 'Nothing was changed.'),
       hint = coalesce(nullif(_hint, ''), case sqlstate
         when '42703' then 'Check the column''s name; `new`, `old` and `changed` have the columns of the source.'
         when '42P01' then 'Write every table with its schema, as in public.parking_lot; `new`, `old` and `changed` are what the operation offers.'

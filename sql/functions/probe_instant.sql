@@ -5,7 +5,7 @@
 --   _expression   the expression
 --   raises        42601 for several statements, a subquery or the present time in it, 42804 unless it is a timestamptz
 -- Used by: notifier.define.
-create or replace function notifier.probe_instant(_event text, _parameter text, _source oid, _expression text) returns void
+create or replace function notifier.probe_instant(_event text, _parameter text, _source regclass, _expression text) returns void
 language plpgsql as $$
 declare
   _what    text := format('%s of timer %s', probe_instant._parameter, probe_instant._event);
@@ -15,7 +15,7 @@ begin
     raise exception '% is empty', _what using errcode = 'syntax_error',
       hint = 'Write an expression over the row: end_time - interval ''5 minutes''';
   end if;
-  if probe_instant._expression ~* '\m(now|current_timestamp|clock_timestamp|statement_timestamp|transaction_timestamp|localtimestamp|current_date|current_time|localtime|random)\M' then
+  if probe_instant._expression ~* '\m(now|current_timestamp|clock_timestamp|statement_timestamp|transaction_timestamp|localtimestamp|current_date|current_time|localtime|random|age|today|tomorrow|yesterday)\M' then
     raise exception '% depends on the present time', _what using errcode = 'syntax_error',
       hint = 'It has to give the same instant whenever it is asked: compute it from columns of the row.';
   end if;
@@ -24,7 +24,8 @@ begin
       hint = 'A timer moves when its own row is written: keep the instant in a column of the row.';
   end if;
   _columns := notifier.probe(_what, 'never as (select)',
-    format('select (%s) as instant from %s', probe_instant._expression, probe_instant._source::regclass));
+    -- In WHERE as well, where neither aggregates nor set-returning functions may stand.
+    format(E'select (\n%1$s\n) as instant from %2$s s where (\n%1$s\n) is not null', probe_instant._expression, probe_instant._source));
   if _columns -> 0 ->> 'type' <> 'timestamp with time zone' then
     raise exception '% is of type %, not timestamptz', _what, _columns -> 0 ->> 'type' using errcode = 'datatype_mismatch',
       hint = 'Say which zone it is in: (end_time at time zone ''Europe/Berlin'')';

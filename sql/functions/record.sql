@@ -8,26 +8,42 @@ create or replace function notifier.record(
 ) returns void
 language plpgsql as $$
 declare
-  _now  constant timestamptz := clock_timestamp();
-  _slot constant smallint := notifier.slot(_now);
-  _ids  bigint[];
+  _now      constant timestamptz := clock_timestamp();
+  _slot     constant smallint := notifier.slot(_now);
+  _ids      bigint[];
+  _payload  text;
+  _payloads text[];
 begin
-  if not notifier.reserve(format('only notifier.notification, notifier.notification_%s', _slot)) then
-    insert into notifier.spill (kind, record)
-    select 'notification', jsonb_build_object('user_id', n.user_id, 'event', record._event, 'level', record._level,
-      'message', n.message, 'data', n.data, 'created_at', _now, 'until', record._until)
-    from unnest(record._users, record._messages, record._data) as n(user_id, message, data);
+  if not notifier.reserve(format('only notifier.notification, notifier.notification_%s', _slot), 'notifier.notification_id') then
+    perform notifier.put_aside('notification', array_agg(jsonb_build_object('user_id', n.user_id, 'event', record._event,
+      'level', record._level, 'message', n.message, 'data', n.data, 'created_at', _now, 'until', record._until)))
+    from (select unnest(record._users) as user_id, unnest(record._messages) as message, unnest(record._data) as data) n;
     return;
   end if;
 
-  with written as (
-    insert into notifier.notification (slot, created_at, user_id, event, level, message, data, until)
-    select _slot, _now, n.user_id, record._event, record._level, n.message, n.data, record._until
-    from unnest(record._users, record._messages, record._data) as n(user_id, message, data)
-    returning id
-  )
-  select array_agg(w.id) into _ids from written w;
+  -- Arrays are unnested in select lists: in FROM they would go through temporary files, which temp_file_limit counts.
+  _ids := array(select nextval('notifier.notification_id') from (select generate_series(1, cardinality(record._users))) s);
+  insert into notifier.notification (id, slot, created_at, user_id, event, level, message, data, until)
+  select unnest(_ids), _slot, _now, unnest(record._users), record._event, record._level, unnest(record._messages),
+         unnest(record._data), record._until;
 
-  perform notifier.announce(_ids, _slot, null);
+  if notifier.rung() then
+    -- Many at once are read faster than they are told, and what is too large for NOTIFY has to be: "read on".
+    if cardinality(_ids) > 32 then
+      _payloads := array['{"read":true}'];
+    else
+      -- Nothing is read back from the table: under SERIALIZABLE that would conflict with other writers.
+      for _i in 1 .. cardinality(_ids) loop
+        if octet_length(record._messages[_i]) > 7999 or pg_column_size(record._data[_i]) > 7999 then
+          _payload := null;
+        else
+          _payload := notifier.payload(row(_ids[_i], _slot, pg_current_xact_id(), record._users[_i], record._event, record._level,
+            record._messages[_i], record._data[_i], _now, null, null, null, null)::notifier.notification);
+        end if;
+        _payloads := _payloads || case when octet_length(_payload) <= 7999 then _payload else '{"read":true}' end;
+      end loop;
+    end if;
+    perform notifier.announce(_payloads);
+  end if;
 end
 $$;

@@ -1,17 +1,19 @@
--- notifier.reserve: take the lock an insert needs before the insert, where waiting for it can still be given up.
+-- notifier.reserve: take the locks an insert needs before the insert, where waiting for them can still be given up.
 -- Whoever holds a lock on our tables costs an application's transaction one lock_timeout (50 ms in the generated
 -- functions), once: from then on the transaction writes to notifier.spill, which nobody locks.
---   _tables  what to lock, ready for `lock table`: with `only`, since locking the other leaves would make emptying an
---            old one wait for every writer
---   returns  true: insert there; false: insert into notifier.spill
+--   _tables     what to lock, ready for `lock table`: with `only`, since locking the other leaves would make emptying an
+--               old one wait for every writer
+--   _sequence   what their ids come from
+--   returns     true: insert there; false: notifier.put_aside
 -- Used by: notifier.record, notifier.arm.
-create or replace function notifier.reserve(_tables text) returns boolean
+create or replace function notifier.reserve(_tables text, _sequence regclass) returns boolean
 language plpgsql as $$
 begin
   if coalesce(current_setting('notifier.spilling', true), '') = 'on' then
     return false;
   end if;
   execute 'lock table ' || reserve._tables || ' in row exclusive mode';
+  perform nextval(reserve._sequence);   -- locks it to the end of the transaction
   return true;
 exception when lock_not_available then
   perform set_config('notifier.spilling', 'on', true);

@@ -16,7 +16,7 @@ set jit = off as $$
 declare
   _since timestamptz := clock_timestamp() - undelivered._window;
   _slots smallint[] := array(
-    select distinct notifier.slot(d) from generate_series(_since, clock_timestamp() + interval '1 day', interval '1 day') as d);
+    select distinct notifier.slot(d) from generate_series(_since, clock_timestamp() + interval '24 hours', interval '24 hours') as d);
 begin
   return query
     with waiting as (

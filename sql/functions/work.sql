@@ -8,7 +8,6 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   _now      constant timestamptz := clock_timestamp();
   _done     bigint;
-  _waiting  boolean := false;
   _event    text;
   _backfill notifier.backfill;
   _last_key jsonb;
@@ -26,6 +25,11 @@ begin
   ), timers as (
     insert into notifier.timer (event, key, due_at)
     select t.record ->> 'event', t.record -> 'key', (t.record ->> 'due_at')::timestamptz from taken t where t.kind = 'timer'
+  ), backfills as (
+    -- A statement's timers were lost to a fault: its table is looked at again, but not for each such statement.
+    insert into notifier.backfill (event, not_before)
+    select distinct t.record ->> 'event', clock_timestamp() + interval '10 seconds' from taken t where t.kind = 'backfill'
+    on conflict do nothing
   )
   select count(*) into _done from taken;
   if _done > 0 then
@@ -44,7 +48,6 @@ begin
     if _done > 0 then
       return 0;
     end if;
-    _waiting := true;
   end loop;
 
   with taken as (
@@ -58,20 +61,34 @@ begin
   end if;
 
   select b.* into _backfill from notifier.backfill b
-  where b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier
+  where b.not_before <= _now and (b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier)
   order by b.pass, b.event limit 1 for update skip locked;
   if _backfill.event is not null then
-    execute format('select notifier.backfill_%s($1, $2)', notifier.function_number('timer', _event => _backfill.event))
-    into _last_key using _backfill.after_key, _backfill.pass = 1;
-    if _last_key is null and _backfill.pass = 3 then
-      delete from notifier.backfill b where b.event = _backfill.event;
-    else
-      update notifier.backfill b set after_key = _last_key, pass = b.pass + (_last_key is null)::int where b.event = _backfill.event;
-    end if;
+    begin
+      execute format('select notifier.backfill_%s($1, $2)', notifier.function_number('timer', _event => _backfill.event))
+      into _last_key using _backfill.after_key, _backfill.pass = 1;
+      if _last_key is null and _backfill.pass = 3 then
+        delete from notifier.backfill b where b.event = _backfill.event;
+      else
+        -- The barrier is taken after the definition was committed: a transaction that ran when it was may have fired the
+        -- trigger's old function, and a third pass waits for its end.
+        update notifier.backfill b
+        set after_key = _last_key, pass = b.pass + (_last_key is null)::int, barrier = coalesce(b.barrier, pg_current_xact_id())
+        where b.event = _backfill.event;
+      end if;
+    exception when serialization_failure or deadlock_detected then raise;
+    when others then
+      perform notifier.keep_fault(_backfill.event, sqlstate, sqlerrm);
+      if exists (select from notifier.definition d join pg_catalog.pg_class c on c.oid = d.source where d.name = _backfill.event) then
+        update notifier.backfill b set not_before = _now + interval '1 minute' where b.event = _backfill.event;
+      else
+        delete from notifier.backfill b where b.event = _backfill.event;
+      end if;
+    end;
     return 0;
   end if;
 
-  -- What another instance is doing now is not ours to wait for, but to look at again.
-  return case when _waiting then 0.25 else notifier.next_work() end;
+  -- What is due and was not found is in another instance's hands now: not ours to wait for, but to look at again.
+  return greatest(notifier.next_work(), 0.25);
 end
 $$;

@@ -2,9 +2,9 @@
 -- Replacing it takes no lock on the table. plpgsql binds late, so the application's later ALTER TABLE is never refused.
 --   _source      the table
 --   _operation   insert, update or delete
---   returns      the function's name
+--   returns      the function's name; null when the table is gone
 -- Used by: notifier.define, notifier.drop_event, notifier.regenerate.
-create or replace function notifier.write_function(_source oid, _operation text) returns text
+create or replace function notifier.write_function(_source regclass, _operation text) returns text
 language plpgsql as $$
 declare
   _name   text := 'notifier.on_write_' || notifier.function_number('write', write_function._source, write_function._operation);
@@ -13,6 +13,9 @@ declare
   _moved  text;
   _d      notifier.definition;
 begin
+  if not exists (select from pg_catalog.pg_class c where c.oid = write_function._source) then
+    return null;
+  end if;
   for _d in
     select d.* from notifier.definition d
     where d.source = write_function._source
@@ -27,10 +30,11 @@ begin
   -- %1$s
   begin
     _users := null;
+    _refused := 0;
     if _rows <= 32 then
 %2$s;
     else
-      execute %3$L into _users, _messages, _data;
+      execute %3$L into _users, _messages, _data, _refused;
     end if;
   exception when serialization_failure or deadlock_detected then raise;
   when others then
@@ -40,10 +44,14 @@ begin
   if _users is not null then
     perform notifier.record(%1$L, %4$L, _users, _messages, _data);
   end if;
-$part$, _d.name, notifier.told_select(_tables, E'\ninto _users, _messages, _data', _d),
+  if _refused > 0 then
+    perform notifier.keep_fault(%1$L, '22001', _refused || ' rows with a user_id that is empty or longer than 255 bytes');
+  end if;
+$part$, _d.name, notifier.told_select(_tables, E'\ninto _users, _messages, _data, _refused', _d),
         notifier.told_select(_tables, '', _d), _d.level);
 
-    else
+    elsif notifier.key_text(_d.source, 'list') is not null then
+      -- (Without a primary key, which it had when it was defined, its rows could not be found again.)
       -- A timer is armed by a write that makes or moves its due time, and by any write between `due` and `until`: the row
       -- may begin to qualify only now.
       _moved := case write_function._operation
@@ -51,7 +59,7 @@ $part$, _d.name, notifier.told_select(_tables, E'\ninto _users, _messages, _data
       select s.key, s.due
       from (select %1$s as key, (%2$s) as due, (%3$s) as until from new s) s
       where isfinite(s.due) and coalesce(s.until, 'infinity') > clock_timestamp()
-$timer$, notifier.key_text(_d.source, 'object'), _d.due, _d.until)
+$timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until)
         else format($timer$
       select s.key, s.due
       from (select %1$s as key, (%2$s) as due, (%3$s) as until, row_number() over () as "position" from new s) s
@@ -59,7 +67,7 @@ $timer$, notifier.key_text(_d.source, 'object'), _d.due, _d.until)
         on s."position" = was."position"
       where isfinite(s.due) and coalesce(s.until, 'infinity') > clock_timestamp()
         and (s.due <= clock_timestamp() or (s.due, s.key) is distinct from (was.due, was.key))
-$timer$, notifier.key_text(_d.source, 'object'), _d.due, _d.until) end;
+$timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
       _parts := _parts || format($part$
   -- %1$s
   begin
@@ -72,7 +80,7 @@ $timer$, notifier.key_text(_d.source, 'object'), _d.due, _d.until) end;
   exception when serialization_failure or deadlock_detected then raise;
   when others then
     _keys := null;
-    perform notifier.keep_fault(%1$L, sqlstate, sqlerrm);
+    perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, true);
   end;
   if _keys is not null then
     perform notifier.arm(%1$L, _keys, _dues);
@@ -88,6 +96,7 @@ as %3$L$function$, _name, notifier.function_settings('50ms'),
 #variable_conflict use_column
 declare
   _rows     bigint;
+  _refused  bigint;
   _users    text[];
   _messages text[];
   _data     jsonb[];
