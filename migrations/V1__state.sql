@@ -29,7 +29,7 @@ create table notifier.notification (
   xid           xid8        not null default pg_current_xact_id(),
   user_id       text        not null,
   event         text        not null,
-  level         text        not null,
+  level         notifier.level not null,
   message       text        not null,
   data          jsonb       not null,
   created_at    timestamptz not null,

@@ -34,7 +34,12 @@ pub enum Command {
 pub struct DatabaseConfig {
     /// The database, as postgresql://user:password@host:port/database. LISTEN needs the primary itself or a pool in session
     /// mode.
-    #[arg(long, env = "NOTIFIER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "NOTIFIER_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub database_url: DatabaseUrl,
 }
 
@@ -56,7 +61,7 @@ pub struct ServeConfig {
     /// How many of those at most; the rest is told as a number and waits in the inbox.
     #[arg(long, env = "NOTIFIER_REPLAY_LIMIT", default_value_t = 20, value_parser = clap::value_parser!(i32).range(0..=200))]
     pub replay_limit: i32,
-    /// How many pooled connections to the database at most. Two more are held for LISTEN and for leading.
+    /// How many connections catch-ups of sockets may take at most. Six more are for LISTEN, leading, reading and timers.
     #[arg(long, env = "NOTIFIER_POOL_SIZE", default_value_t = 8, value_parser = parse_pool_size)]
     pub pool_size: usize,
 }
@@ -65,7 +70,12 @@ pub struct ServeConfig {
 #[derive(Args, Clone, Debug)]
 pub struct DemoConfig {
     /// The address of the page; port 0 takes a free one.
-    #[arg(long, env = "NOTIFIER_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8000")]
+    #[arg(
+        long,
+        env = "NOTIFIER_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:8000"
+    )]
     pub listen: SocketAddr,
 }
 

@@ -15,6 +15,8 @@ use crate::store::Store;
 
 /// How long confirmations are gathered before they are noted.
 const GATHER: Duration = Duration::from_millis(50);
+/// How long until what could not be noted is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How many one statement notes.
 const BATCH: usize = 5_000;
 /// How many wait at most, 16 bytes each. Beyond, they are forgotten: those notifications are sent once more to the next socket.
@@ -41,9 +43,18 @@ pub struct Confirmations {
     settled: watch::Sender<u64>,
 }
 
+/// A row that somebody holds locked is tried so often, half a second apart.
+const TRIES: u8 = 20;
+
+struct Delivered {
+    id: i64,
+    slot: i16,
+    tries: u8,
+}
+
 #[derive(Default)]
 struct Waiting {
-    delivered: Vec<(i64, i16)>,
+    delivered: Vec<Delivered>,
     summaries: Vec<Summary>,
     /// How many were ever left here.
     left: u64,
@@ -51,16 +62,23 @@ struct Waiting {
 
 impl Confirmations {
     /// Nothing waits.
-    #[allow(clippy::new_without_default, reason = "a part of the service, made once")]
+    #[allow(
+        clippy::new_without_default,
+        reason = "a part of the service, made once"
+    )]
     pub fn new() -> Self {
-        Self { waiting: Mutex::default(), arrived: Notify::new(), settled: watch::Sender::new(0) }
+        Self {
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            settled: watch::Sender::new(0),
+        }
     }
 
     /// A notification reached a socket of its user.
     pub fn delivered(&self, id: i64, slot: i16) {
         let waiting = &mut *self.lock();
         if waiting.delivered.len() < MAX_WAITING {
-            waiting.delivered.push((id, slot));
+            waiting.delivered.push(Delivered { id, slot, tries: 0 });
             waiting.left += 1;
             self.arrived.notify_one();
         }
@@ -84,7 +102,12 @@ impl Confirmations {
     }
 
     /// Notes confirmations until `stop`, and then what is left.
-    pub async fn run(self: Arc<Self>, store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
+    pub async fn run(
+        self: Arc<Self>,
+        store: Store,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) {
         loop {
             tokio::select! {
                 () = self.arrived.notified() => sleep(GATHER).await,
@@ -101,10 +124,17 @@ impl Confirmations {
     async fn note(&self, store: &Store, metrics: &Metrics) {
         let (mut delivered, mut summaries) = {
             let waiting = &mut *self.lock();
-            (mem::take(&mut waiting.delivered), mem::take(&mut waiting.summaries))
+            (
+                mem::take(&mut waiting.delivered),
+                mem::take(&mut waiting.summaries),
+            )
         };
+        let mut held = Vec::new();
         while let Some(summary) = summaries.last() {
-            match store.summarize(&summary.user, &summary.within, summary.before).await {
+            match store
+                .summarize(&summary.user, &summary.within, summary.before)
+                .await
+            {
                 Ok(_) => self.settled.send_modify(|settled| *settled += 1),
                 Err(error) => return self.put_back(delivered, summaries, &error).await,
             }
@@ -112,20 +142,49 @@ impl Confirmations {
         }
         while !delivered.is_empty() {
             let rest = delivered.len().saturating_sub(BATCH);
-            match store.confirm(&delivered[rest..]).await {
-                Ok(new) => {
+            match store
+                .confirm(delivered[rest..].iter().map(|row| (row.id, row.slot)))
+                .await
+            {
+                Ok((new, locked)) => {
                     metrics.confirmed.inc_by(new.unsigned_abs());
-                    self.settled.send_modify(|settled| *settled += (delivered.len() - rest) as u64);
+                    self.settled
+                        .send_modify(|settled| *settled += (delivered.len() - rest) as u64);
+                    held.extend(
+                        delivered
+                            .drain(rest..)
+                            .filter(|row| row.tries < TRIES && locked.contains(&row.id)),
+                    );
                 }
                 Err(error) => return self.put_back(delivered, summaries, &error).await,
             }
-            delivered.truncate(rest);
+        }
+        if !held.is_empty() {
+            sleep(PAUSE).await;
+            let waiting = &mut *self.lock();
+            waiting.left += held.len() as u64;
+            waiting
+                .delivered
+                .extend(held.into_iter().map(|row| Delivered {
+                    tries: row.tries + 1,
+                    ..row
+                }));
+            self.arrived.notify_one();
         }
     }
 
-    async fn put_back(&self, delivered: Vec<(i64, i16)>, summaries: Vec<Summary>, error: &anyhow::Error) {
-        warn!(error = format!("{error:#}"), waiting = delivered.len(), "confirmations not noted, trying again");
-        sleep(Duration::from_millis(500 + fastrand::u64(..500))).await;
+    async fn put_back(
+        &self,
+        delivered: Vec<Delivered>,
+        summaries: Vec<Summary>,
+        error: &anyhow::Error,
+    ) {
+        warn!(
+            error = format!("{error:#}"),
+            waiting = delivered.len(),
+            "confirmations not noted, trying again"
+        );
+        sleep(PAUSE.mul_f64(1.0 + fastrand::f64())).await;
         let waiting = &mut *self.lock();
         waiting.delivered.extend(delivered);
         waiting.summaries.extend(summaries);

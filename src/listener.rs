@@ -27,6 +27,11 @@ const BEAT_EXPECTED: Duration = Duration::from_secs(3);
 /// ... and without an answer for this long LISTEN does not work. Late is not dead: an overloaded database is not helped by
 /// reconnects.
 const BEAT_LIMIT: Duration = Duration::from_secs(12);
+/// Without a successful read for this long this instance is not ready.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How long the database may gather rows for a read, at first: after a long outage it takes what it takes, so this doubles with
+/// each read that fails.
+const GATHER_LIMIT: Duration = Duration::from_secs(15);
 /// How long the first beat may take: it proves LISTEN before anybody trusts it.
 const PROOF_LIMIT: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to connect.
@@ -72,7 +77,9 @@ impl Listener {
             warn!(error, attempt, "not listening");
             self.readiness.send_replace(Readiness::NotReady(error));
             // Full jitter: instances that lost one database don't come back to it in step.
-            let pause = MAX_PAUSE.min(Duration::from_millis(100) * 2_u32.saturating_pow(attempt)).mul_f64(fastrand::f64());
+            let pause = MAX_PAUSE
+                .min(Duration::from_millis(100) * 2_u32.saturating_pow(attempt))
+                .mul_f64(fastrand::f64());
             attempt += 1;
             tokio::select! {
                 () = sleep(pause) => {}
@@ -96,8 +103,11 @@ impl Listener {
         info!("listening");
 
         // LISTEN is committed: what it did not hear is behind the position, and read now.
-        let mut look = Some(self.look());
+        let mut look = Some(self.look(GATHER_LIMIT));
+        let mut gather = GATHER_LIMIT;
+        let mut looked_at = Instant::now();
         let mut heard = Instant::now();
+        let mut silent = false;
         let mut asked = false;
         let mut beat = None;
         let mut wanted = false;
@@ -126,10 +136,14 @@ impl Listener {
                             if let Some(work) = work {
                                 self.alarm.earlier(work);
                             }
-                            *attempt = 0;
+                            (looked_at, gather, *attempt) = (Instant::now(), GATHER_LIMIT, 0);
+                            self.tell(Readiness::Ready);
                         }
                         // The position has not moved: the next look reads the same again.
-                        Err(error) => warn!(error = format!("{error:#}"), "reading the stream failed"),
+                        Err(error) => {
+                            warn!(error = format!("{error:#}"), "reading the stream failed");
+                            gather = (gather * 2).min(60 * GATHER_LIMIT);
+                        }
                     }
                 }
                 beaten = async { match &mut beat { Some(beat) => beat.await, None => std::future::pending().await } } => {
@@ -143,11 +157,26 @@ impl Listener {
             // One at a time; one that is asked for while another is under way comes after it.
             wanted |= tick && look.is_none();
             if wanted && look.is_none() {
-                look = Some(self.look());
+                look = Some(self.look(gather));
                 wanted = false;
             }
+            if tick && looked_at.elapsed() > LOOK_LIMIT {
+                let why = format!(
+                    "the database has not answered a read for {} s",
+                    looked_at.elapsed().as_secs()
+                );
+                self.tell(Readiness::NotReady(why));
+            }
             if tick && heard.elapsed() > BEAT_LIMIT {
-                bail!("LISTEN has gone silent: no beat for {} s", heard.elapsed().as_secs());
+                // Told twice: after a pause of this very process a beat may be waiting to be read.
+                if std::mem::replace(&mut silent, true) {
+                    bail!(
+                        "LISTEN has gone silent: no beat for {} s",
+                        heard.elapsed().as_secs()
+                    );
+                }
+            } else if tick {
+                silent = false;
             }
             if tick && heard.elapsed() > BEAT_EXPECTED && !asked {
                 asked = true;
@@ -158,14 +187,20 @@ impl Listener {
 
     /// Sends a beat to itself and waits for it.
     async fn prove(&self, link: &mut Link, me: &str) -> Result<()> {
-        self.beat(me).await?;
+        let mut beat = Some(self.beat(me));
         let heard = async {
             loop {
-                match Payload::decode(&link.next().await?) {
-                    Ok(Payload::Beat(from)) if from == me => return Ok::<_, anyhow::Error>(()),
-                    Ok(Payload::Notification(notification)) => self.publish(&notification),
-                    // The first look reads on anyway.
-                    _ => {}
+                tokio::select! {
+                    beaten = async { match &mut beat { Some(beat) => beat.await, None => std::future::pending().await } } => {
+                        beat = None;
+                        beaten?;
+                    }
+                    payload = link.next() => match Payload::decode(&payload?) {
+                        Ok(Payload::Beat(from)) if from == me => return Ok::<_, anyhow::Error>(()),
+                        Ok(Payload::Notification(notification)) => self.publish(&notification),
+                        // The first look reads on anyway.
+                        _ => {}
+                    },
                 }
             }
         };
@@ -182,12 +217,24 @@ impl Listener {
         Box::pin(async move { store.beat(&me).await })
     }
 
-    fn look(&self) -> Look {
-        let (store, registry, metrics) = (self.store.clone(), self.registry.clone(), self.metrics.clone());
+    fn tell(&self, readiness: Readiness) {
+        self.readiness.send_if_modified(|told| {
+            let news = *told != readiness;
+            *told = readiness;
+            news
+        });
+    }
+
+    fn look(&self, limit: Duration) -> Look {
+        let (store, registry, metrics) = (
+            self.store.clone(),
+            self.registry.clone(),
+            self.metrics.clone(),
+        );
         Box::pin(async move {
             let after = registry.position();
             store
-                .stream(&after, |notification| {
+                .stream(&after, limit, |notification| {
                     if registry.publish(&notification) {
                         metrics.published.inc();
                     }

@@ -50,7 +50,9 @@ impl Relay {
     /// One connection's life. It never listens and never inserts: a session that hangs in either would hold the locks.
     async fn lead(&mut self) -> Result<()> {
         // Through a pooler in transaction mode, which the listener finds out, the locks would stay in a session of the pool.
-        self.readiness.wait_for(|readiness| *readiness == Readiness::Ready).await?;
+        self.readiness
+            .wait_for(|readiness| *readiness == Readiness::Ready)
+            .await?;
         let mut link = self.store.link().await?;
         link.prepare_to_lead().await?;
         while !link.lead().await? {
@@ -58,10 +60,12 @@ impl Relay {
         }
         info!("this instance is the relay: writers announce what they commit");
         self.metrics.relay.set(1);
-        loop {
+        // A relay that does not listen steps down: another one hears what it asks for.
+        while *self.readiness.borrow() == Readiness::Ready {
             // Also what keeps the session from being idle, and so the locks.
             link.beat("relay").await?;
             sleep(INTERVAL).await;
         }
+        Ok(())
     }
 }

@@ -24,6 +24,8 @@ use crate::{http, session};
 
 /// How long sockets and connections may take to end. All in all a stop takes less than ten seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
+/// Pooled connections of the listener's reads and beats, the scheduler and the confirmations.
+const PARTS_POOL: usize = 4;
 /// How long the last confirmations may take.
 const NOTE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -33,11 +35,25 @@ const NOTE_LIMIT: Duration = Duration::from_secs(1);
 /// # Errors
 /// At the start only: the database cannot be reached, or its schema is not one this binary works with. Later the service
 /// waits for the database as long as it takes.
-pub async fn run(config: ServeConfig, listener: TcpListener, demo: Option<Demo>, stop: CancellationToken) -> Result<()> {
-    let store = Store::new(&config.database.database_url, config.pool_size)?;
-    store.check_schema().await?;
-    // Taken before the first socket can open: what it sees is found by that socket's catch-up, the rest is read from here.
-    let registry = Arc::new(Registry::new(store.link().await?.position().await?));
+pub async fn run(
+    config: ServeConfig,
+    listener: TcpListener,
+    demo: Option<Demo>,
+    stop: CancellationToken,
+) -> Result<()> {
+    // Catch-ups have a pool of their own: however many sockets come back at once, the parts that serve them all go on.
+    let store = Store::new(&config.database.database_url, PARTS_POOL)?;
+    let catch_up = Store::new(&config.database.database_url, config.pool_size)?;
+    let prepared = async {
+        store.check_schema().await?;
+        // Taken before the first socket can open: what it sees is found by that socket's catch-up, the rest is read from here.
+        store.link().await?.position().await
+    };
+    let position = tokio::select! {
+        position = prepared => position?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let registry = Arc::new(Registry::new(position));
 
     let metrics = Arc::new(Metrics::new());
     let confirmations = Arc::new(Confirmations::new());
@@ -58,15 +74,26 @@ pub async fn run(config: ServeConfig, listener: TcpListener, demo: Option<Demo>,
         .run(stop_parts.clone()),
     );
     parts.spawn(
-        Relay { store: store.clone(), readiness: readiness.clone(), metrics: metrics.clone() }.run(stop_parts.clone()),
+        Relay {
+            store: store.clone(),
+            readiness: readiness.clone(),
+            metrics: metrics.clone(),
+        }
+        .run(stop_parts.clone()),
     );
     parts.spawn(scheduler::run(store.clone(), alarm, stop_parts.clone()));
-    parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));
+    parts.spawn(
+        confirmations
+            .clone()
+            .run(store.clone(), metrics.clone(), stop_parts.clone()),
+    );
 
-    let address = listener.local_addr().context("the address of the listener")?;
+    let address = listener
+        .local_addr()
+        .context("the address of the listener")?;
     let context = Arc::new(http::Context {
         session: Arc::new(session::Context {
-            store,
+            store: catch_up,
             registry,
             confirmations,
             metrics,

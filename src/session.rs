@@ -6,13 +6,13 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::future::{pending, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{self, Poll};
 use std::time::Duration;
+use std::{io, pin::Pin};
 
-use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -32,8 +32,14 @@ const MAX_UNCONFIRMED: usize = 256;
 const SETTLE: Duration = Duration::from_secs(2);
 /// A silent socket is asked for a sign of life this often, give or take a fifth so that sockets don't do it in step.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a ping may go unanswered, and how long a write may make no progress.
+/// How long pings may go unanswered, and how long a write may make no progress.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// While one goes unanswered another follows after this: a client may answer only some.
+const PING_AGAIN: Duration = Duration::from_secs(3);
+/// A ping goes out after so many bytes of frames, so that a slow link confirms what has arrived and need not get it again.
+const PING_BYTES: usize = 16 * 1024;
+/// How many pongs of ours may wait to be written: a client that pings and does not read is closed.
+const MAX_UNWRITTEN_PONGS: u32 = 32;
 /// How long the other side may take to close, and to confirm what is under way when this side stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How many notifications a page of a catch-up has.
@@ -67,8 +73,12 @@ pub fn web_socket_config() -> WebSocketConfig {
 }
 
 /// Serves one socket until it ends, whichever side ends it. Invariant: the handshake is done and the user may listen.
-pub async fn run<S>(socket: WebSocketStream<S>, user: UserId, context: Arc<Context>, stop: CancellationToken)
-where
+pub async fn run<S>(
+    socket: WebSocketStream<Metered<S>>,
+    user: UserId,
+    context: Arc<Context>,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     context.metrics.sockets.inc();
@@ -80,7 +90,7 @@ where
 }
 
 struct Session<S> {
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Metered<S>>,
     context: Arc<Context>,
     mail: Subscription,
     /// What a catch-up found and is not written yet.
@@ -99,8 +109,12 @@ struct Session<S> {
     last_pong: u32,
     /// Since when the oldest unanswered ping is out.
     unanswered: Option<Instant>,
-    /// Since when something waits in the socket's buffer.
+    pinged: Instant,
+    /// Since when something waits in the socket's buffer and no byte was written.
     unflushed: Option<Instant>,
+    /// How many bytes were written when that was looked at last.
+    written: u64,
+    unwritten_pongs: u32,
     next_idle_ping: Instant,
 }
 
@@ -148,7 +162,7 @@ enum Step {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
-    fn new(socket: WebSocketStream<S>, user: UserId, context: Arc<Context>) -> Self {
+    fn new(socket: WebSocketStream<Metered<S>>, user: UserId, context: Arc<Context>) -> Self {
         let mail = context.registry.subscribe(user);
         let mut session = Self {
             socket,
@@ -164,7 +178,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             last_ping: 0,
             last_pong: 0,
             unanswered: None,
+            pinged: Instant::now(),
             unflushed: None,
+            written: 0,
+            unwritten_pongs: 0,
             next_idle_ping: idle_ping(),
         };
         session.ask_for_undelivered();
@@ -176,7 +193,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.write();
             let deadline = self.deadline();
             let writable = self.may_write();
-            let Self { socket, mail, asking, unflushed, .. } = self;
+            let Self {
+                socket,
+                mail,
+                asking,
+                unflushed,
+                ..
+            } = self;
             let end = tokio::select! {
                 step = step(socket, unflushed.is_some()) => self.stepped(step),
                 found = async { match asking { Some(question) => question.await, None => pending().await } } => {
@@ -184,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     None
                 }
                 () = mail.arrived(), if writable => None,
-                () = sleep_until(deadline) => self.tick(),
+                () = sleep_until(deadline) => self.hear_out().or_else(|| self.tick()),
                 () = stop.cancelled() => Some(End::Close(CloseCode::Restarting)),
             };
             if let Some(end) = end {
@@ -198,7 +221,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.unflushed.is_none() && self.unconfirmed < MAX_UNCONFIRMED && self.asking.is_none()
     }
 
-    /// Puts what may go out into the socket's buffer, then one ping; the flush happens in [`step`].
+    /// Reads what has arrived, before time is held against the socket: after a pause of this process all its pongs wait here.
+    fn hear_out(&mut self) -> Option<End> {
+        for _ in 0..MAX_UNCONFIRMED {
+            let heard = step(&mut self.socket, self.unflushed.is_some()).now_or_never()?;
+            if let Some(end) = self.stepped(heard) {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    /// Puts what may go out into the socket's buffer, with pings between; the flush happens in [`step`].
     fn write(&mut self) {
         if self.unflushed.is_some() || self.unconfirmed >= MAX_UNCONFIRMED {
             return;
@@ -211,25 +245,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
 
         let mut bytes = 0;
-        let ping = self.last_ping.wrapping_add(1);
+        let mut since_ping = 0;
         while self.unconfirmed < MAX_UNCONFIRMED
             && bytes < MAX_MAILBOX_BYTES
             && let Some(outgoing) = self.backlog.pop_front()
         {
             let (frame, what) = match outgoing {
-                Outgoing::Mail(Mail { id, slot, xid, frame }) => (frame, What::Notification { id, slot, xid }),
+                Outgoing::Mail(Mail {
+                    id,
+                    slot,
+                    xid,
+                    frame,
+                }) => (frame, What::Notification { id, slot, xid }),
                 Outgoing::Summary(frame, summary) => (frame, What::Summary(summary)),
             };
             bytes += frame.len();
+            since_ping += frame.len();
             self.feed(Message::Text(frame));
-            self.sent.push_back(Sent { what, ping, confirmed: None });
+            self.sent.push_back(Sent {
+                what,
+                ping: self.last_ping + 1,
+                confirmed: None,
+            });
             self.unconfirmed += 1;
             self.context.metrics.frames.inc();
+            if since_ping >= PING_BYTES {
+                self.ping();
+                since_ping = 0;
+            }
         }
         if self.backlog.is_empty() {
             self.backlog = VecDeque::new();
         }
-        if bytes > 0 {
+        if since_ping > 0 {
             self.ping();
         }
     }
@@ -237,21 +285,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Moves mail into the backlog, without what a catch-up has told; a lag becomes a catch-up.
     fn take_mail(&mut self) {
         // Asked before the mailbox: what is published from here on is invisible in `seen`, but what waits may be visible.
-        let past = self.seen.as_ref().is_some_and(|seen| self.context.registry.position().covers(seen));
+        let past = self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| self.context.registry.position().covers(seen));
         match self.mail.take(MAX_UNCONFIRMED - self.unconfirmed) {
             Taken::Mail(mail) => {
                 let seen = self.seen.as_ref();
-                let fresh = mail.into_iter().filter(|mail| !seen.is_some_and(|seen| seen.sees(mail.xid)));
+                let fresh = mail
+                    .into_iter()
+                    .filter(|mail| !seen.is_some_and(|seen| seen.sees(mail.xid)));
                 self.backlog.extend(fresh.map(Outgoing::Mail));
             }
             Taken::Lagged(from) => {
                 self.context.metrics.lags.inc();
-                let after = [Some((*from).clone()), self.seen.take()].into_iter().flatten().collect();
+                let after = [Some((*from).clone()), self.seen.take()]
+                    .into_iter()
+                    .flatten()
+                    .collect();
                 let told = self.sent.iter().filter_map(|sent| match sent.what {
                     What::Notification { id, .. } => Some(id),
                     What::Summary(_) => None,
                 });
-                self.missing = Some(Missing { after, within: None, after_id: 0, told: told.collect() });
+                self.missing = Some(Missing {
+                    after,
+                    within: None,
+                    after_id: 0,
+                    told: told.collect(),
+                });
             }
             Taken::Nothing if past => self.seen = None,
             Taken::Nothing => {}
@@ -264,21 +325,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             // What another socket of the user has confirmed this moment need not be told again.
             context.confirmations.settle().await;
             Found::Undelivered(
-                insistently(|| context.store.undelivered(&user, context.replay_window, context.replay_limit)).await,
+                insistently(|| {
+                    context
+                        .store
+                        .undelivered(&user, context.replay_window, context.replay_limit)
+                })
+                .await,
             )
         }));
     }
 
     fn ask_for_page(&mut self) {
         let Some(missing) = &self.missing else { return };
-        let (after, within, after_id) = (missing.after.clone(), missing.within.clone(), missing.after_id);
+        let (after, within, after_id) = (
+            missing.after.clone(),
+            missing.within.clone(),
+            missing.after_id,
+        );
         let (context, user) = (self.context.clone(), self.mail.user().clone());
         self.asking = Some(Box::pin(async move {
             let within = match within {
                 Some(within) => within,
                 None => insistently(|| context.store.position()).await,
             };
-            let page = insistently(|| context.store.missed(&user, &after, &within, after_id, PAGE)).await;
+            let page =
+                insistently(|| context.store.missed(&user, &after, &within, after_id, PAGE)).await;
             Found::Page(within, page)
         }));
     }
@@ -287,26 +358,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.asking = None;
         match found {
             Found::Undelivered(found) => {
-                let hello = protocol::hello_frame(self.mail.user(), found.unread, &found.server_time);
+                let hello =
+                    protocol::hello_frame(self.mail.user(), found.unread, &found.server_time);
                 self.feed(Message::Text(hello));
-                self.backlog.extend(found.notifications.iter().map(|n| Outgoing::Mail(Mail::new(n, true))));
+                self.backlog.extend(
+                    found
+                        .notifications
+                        .iter()
+                        .map(|n| Outgoing::Mail(Mail::new(n, true))),
+                );
                 if found.more > 0 {
-                    let before = found.notifications.first().map_or(i64::MAX, |oldest| oldest.id);
-                    let summary = Summary { user: self.mail.user().clone(), within: found.position.clone(), before };
-                    self.backlog.push_back(Outgoing::Summary(protocol::more_frame(found.more), Box::new(summary)));
+                    let before = found
+                        .notifications
+                        .first()
+                        .map_or(i64::MAX, |oldest| oldest.id);
+                    let summary = Summary {
+                        user: self.mail.user().clone(),
+                        within: found.position.clone(),
+                        before,
+                    };
+                    self.backlog.push_back(Outgoing::Summary(
+                        protocol::more_frame(found.more),
+                        Box::new(summary),
+                    ));
                 }
                 self.seen = Some(found.position);
             }
             Found::Page(within, page) => {
-                let Some(missing) = &mut self.missing else { return };
+                let Some(missing) = &mut self.missing else {
+                    return;
+                };
                 let fresh = page.iter().filter(|n| !missing.told.contains(&n.id));
-                self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, false))));
-                if page.len() < PAGE as usize {
-                    self.missing = None;
-                    self.seen = Some(within);
-                } else {
-                    missing.after_id = page.last().map_or(missing.after_id, |last| last.id);
-                    missing.within = Some(within);
+                self.backlog
+                    .extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, false))));
+                match page.last() {
+                    Some(last) => (missing.after_id, missing.within) = (last.id, Some(within)),
+                    None => (self.missing, self.seen) = (None, Some(within)),
                 }
             }
         }
@@ -317,25 +404,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         match step {
             Step::Flushed(Ok(())) => {
                 self.unflushed = None;
+                self.unwritten_pongs = 0;
                 if self.last_ping != self.last_pong && self.unanswered.is_none() {
                     self.unanswered = Some(now);
                 }
                 None
             }
             Step::Flushed(Err(_)) | Step::Received(None) => Some(End::Gone),
-            Step::Received(Some(Ok(message))) => {
-                self.next_idle_ping = idle_ping();
-                match message {
-                    Message::Text(text) if protocol::is_client_frame(&text) => None,
-                    Message::Text(_) | Message::Binary(_) => Some(End::Close(CloseCode::BadFrame)),
-                    Message::Pong(echo) => {
-                        self.pong(&echo, now);
-                        None
-                    }
-                    Message::Close(_) => Some(End::Gone),
-                    Message::Ping(_) | Message::Frame(_) => None,
+            Step::Received(Some(Ok(message))) => match message {
+                Message::Text(text) if protocol::is_client_frame(&text) => None,
+                Message::Text(_) | Message::Binary(_) => Some(End::Close(CloseCode::BadFrame)),
+                Message::Pong(echo) => {
+                    self.pong(&echo, now);
+                    None
                 }
-            }
+                Message::Close(_) => Some(End::Gone),
+                Message::Ping(_) => {
+                    // The answer is in the buffer already.
+                    self.unflushed.get_or_insert(now);
+                    self.unwritten_pongs += 1;
+                    (self.unwritten_pongs > MAX_UNWRITTEN_PONGS)
+                        .then_some(End::Close(CloseCode::TooSlow))
+                }
+                Message::Frame(_) => None,
+            },
             Step::Received(Some(Err(error))) => Some(match error {
                 Error::Capacity(_) => End::Close(CloseCode::TooBig),
                 Error::Utf8(_) => End::Close(CloseCode::NotUtf8),
@@ -348,15 +440,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// A pong confirms what its own ping and all before it cover. Others' pongs and empty ones are legal and mean nothing.
     fn pong(&mut self, echo: &[u8], now: Instant) {
-        let Ok(number) = echo.try_into().map(u32::from_be_bytes) else { return };
+        let Ok(number) = echo.try_into().map(u32::from_be_bytes) else {
+            return;
+        };
         if number <= self.last_pong || number > self.last_ping {
             return;
         }
         self.last_pong = number;
+        self.next_idle_ping = idle_ping();
         // A later ping may still be on its way: this one shows that the other side answers.
         self.unanswered = (number != self.last_ping).then_some(now);
         let confirmed = self.sent.len() - self.unconfirmed;
-        for sent in self.sent.range_mut(confirmed..).take_while(|sent| sent.ping <= number) {
+        for sent in self
+            .sent
+            .range_mut(confirmed..)
+            .take_while(|sent| sent.ping <= number)
+        {
             sent.confirmed = Some(now);
             self.unconfirmed -= 1;
         }
@@ -365,6 +464,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Does what time brings. Returns why the socket ends if it does.
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
+        let written = self.socket.get_ref().written;
+        if written != self.written {
+            // A slow link makes progress: neither it nor a ping behind what it carries is late.
+            self.written = written;
+            if self.unflushed.is_some() {
+                self.unflushed = Some(now);
+                self.unanswered = self.unanswered.map(|_| now);
+            }
+        }
         if self.unflushed.is_some_and(|since| now >= since + PATIENCE) {
             self.context.metrics.stuck_sockets.inc();
             return Some(End::Close(CloseCode::TooSlow));
@@ -387,10 +495,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if self.sent.is_empty() {
             self.sent = VecDeque::new();
         }
+        let again = self.unanswered.is_some() && now >= self.pinged + PING_AGAIN;
+        if (again || now >= self.next_idle_ping) && self.unflushed.is_none() {
+            self.ping();
+        }
         if now >= self.next_idle_ping {
-            if self.unflushed.is_none() && self.unanswered.is_none() {
-                self.ping();
-            }
             self.next_idle_ping = idle_ping();
         }
         None
@@ -399,25 +508,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Leaves confirmations that have settled by `now`.
     fn note(&mut self, now: Instant) {
         while let Some(sent) = self.sent.get(self.noted)
-            && sent.confirmed.is_some_and(|confirmed| now >= confirmed + SETTLE)
+            && sent
+                .confirmed
+                .is_some_and(|confirmed| now >= confirmed + SETTLE)
         {
             self.noted += 1;
             match &sent.what {
-                What::Notification { id, slot, .. } => self.context.confirmations.delivered(*id, *slot),
-                What::Summary(summary) => self.context.confirmations.summarized((**summary).clone()),
+                What::Notification { id, slot, .. } => {
+                    self.context.confirmations.delivered(*id, *slot)
+                }
+                What::Summary(summary) => {
+                    self.context.confirmations.summarized((**summary).clone())
+                }
             }
         }
     }
 
     /// When [`Self::tick`] has something to do.
     fn deadline(&self) -> Instant {
-        let settled = self.sent.get(self.noted).and_then(|sent| sent.confirmed).map(|at| at + SETTLE);
+        let settled = self
+            .sent
+            .get(self.noted)
+            .and_then(|sent| sent.confirmed)
+            .map(|at| at + SETTLE);
         let retired = (self.noted > 0).then(|| Instant::now() + SETTLE);
         [
             settled,
             retired,
             self.unflushed.map(|since| since + PATIENCE),
             self.unanswered.map(|since| since + PATIENCE),
+            (self.unanswered.is_some() && self.unflushed.is_none())
+                .then(|| self.pinged + PING_AGAIN),
         ]
         .into_iter()
         .flatten()
@@ -426,6 +547,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     fn ping(&mut self) {
         self.last_ping += 1;
+        self.pinged = Instant::now();
         self.feed(Message::Ping(self.last_ping.to_be_bytes().to_vec().into()));
     }
 
@@ -459,8 +581,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// This instance stops: waits for pongs that are under way, counts them at once, and leaves when its turn comes, so that
     /// thousands of sockets don't come back in one instant.
     async fn drain(&mut self) {
-        let sockets = self.context.registry.subscriptions() as f64;
-        let turn = Duration::from_secs_f64(fastrand::f64() * (sockets / 2_000.0).min(4.0));
+        let sockets = self.context.metrics.sockets.get() as f64;
+        let turn = Duration::from_secs_f64(fastrand::f64() * (sockets / 2_000.0).min(3.0));
         let _ = timeout(FAREWELL, async {
             while self.unconfirmed > 0 {
                 let step = step(&mut self.socket, self.unflushed.is_some()).await;
@@ -476,7 +598,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 }
 
 /// Flushes while something is unflushed and reads all the while. Cancel safe: both are polled, and nothing is held between.
-async fn step<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>, unflushed: bool) -> Step {
+async fn step<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<Metered<S>>,
+    unflushed: bool,
+) -> Step {
     poll_fn(|cx| {
         if unflushed && let Poll::Ready(flushed) = socket.poll_flush_unpin(cx) {
             return Poll::Ready(Step::Flushed(flushed));
@@ -486,12 +611,60 @@ async fn step<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>
     .await
 }
 
+/// A connection that counts what it has written: a flush says only when all of it has gone.
+pub struct Metered<S> {
+    inner: S,
+    written: u64,
+}
+
+impl<S> Metered<S> {
+    /// Nothing is written yet.
+    pub fn new(inner: S) -> Self {
+        Self { inner, written: 0 }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = &written {
+            self.written += *count as u64;
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
 /// Asks until the database answers: the socket stays open meanwhile, and nothing is told out of turn.
 async fn insistently<T, Q: Future<Output = anyhow::Result<T>>>(question: impl Fn() -> Q) -> T {
     loop {
         match question().await {
             Ok(answer) => return answer,
-            Err(error) => warn!(error = format!("{error:#}"), "catch-up failed, asking again"),
+            Err(error) => warn!(
+                error = format!("{error:#}"),
+                "catch-up failed, asking again"
+            ),
         }
         sleep(Duration::from_millis(500 + fastrand::u64(..1000))).await;
     }

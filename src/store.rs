@@ -5,14 +5,21 @@ mod migrations;
 
 use std::convert::Infallible;
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
+};
 use futures_util::TryStreamExt;
+use tokio::time::timeout;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row};
+use tracing::error;
 
 use crate::protocol::{Notification, Position, UserId};
 
@@ -20,6 +27,8 @@ pub use link::Link;
 
 /// How long connecting to one host may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a statement may take to answer: then its server is lost, whatever TCP says.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// The address of a database, as a person gave it. It holds a password, so nothing prints it.
 #[derive(Clone)]
@@ -47,7 +56,12 @@ impl DatabaseUrl {
             "the database URL is malformed: it reads postgresql://user:password@host:port/database",
         )?;
         // A link that died without a word is noticed by keepalives and by what is not acknowledged.
-        config.connect_timeout(CONNECT_LIMIT).tcp_user_timeout(Duration::from_secs(10)).keepalives_idle(Duration::from_secs(10));
+        config
+            .connect_timeout(CONNECT_LIMIT)
+            .tcp_user_timeout(Duration::from_secs(10))
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3);
         if config.get_application_name().is_none() {
             config.application_name("parkmate-notifier");
         }
@@ -63,14 +77,25 @@ fn place(config: &Config) -> String {
         .iter()
         .enumerate()
         .map(|(i, host)| {
-            let port = config.get_ports().get(i).or(config.get_ports().first()).unwrap_or(&5432);
+            let port = config
+                .get_ports()
+                .get(i)
+                .or(config.get_ports().first())
+                .unwrap_or(&5432);
             match host {
                 Host::Tcp(name) => format!("{name}:{port}"),
                 Host::Unix(path) => format!("{}:{port}", path.display()),
             }
         })
         .collect();
-    format!("{}, database {}", hosts.join(","), config.get_dbname().or(config.get_user()).unwrap_or_default())
+    format!(
+        "{}, database {}",
+        hosts.join(","),
+        config
+            .get_dbname()
+            .or(config.get_user())
+            .unwrap_or_default()
+    )
 }
 
 /// What an opening socket is told first.
@@ -98,7 +123,7 @@ pub struct Timer {
 }
 
 /// The database as the service sees it. Cheap to clone. Every method takes a pooled connection, waits at most ten seconds for
-/// one, and may be dropped at any time: what it began is then finished or undone by the database.
+/// one and as long for an answer, and may be dropped at any time: what it began is then finished or undone by the database.
 #[derive(Clone)]
 pub struct Store {
     config: Arc<Config>,
@@ -112,12 +137,22 @@ impl Store {
     /// The address is malformed.
     pub fn new(url: &DatabaseUrl, size: usize) -> Result<Self> {
         let config = url.config()?;
-        let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let manager = Manager::from_config(
+            config.clone(),
+            NoTls,
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
         let limit = Some(Duration::from_secs(10));
         let pool = Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
-            .timeouts(Timeouts { wait: limit, create: limit, recycle: limit })
+            .timeouts(Timeouts {
+                wait: limit,
+                create: limit,
+                recycle: limit,
+            })
             // Whatever the database's default: under SERIALIZABLE our reads would conflict with writers.
             .post_create(Hook::async_fn(|client, _| {
                 Box::pin(async move {
@@ -126,7 +161,10 @@ impl Store {
                 })
             }))
             .build()?;
-        Ok(Self { config: Arc::new(config), pool })
+        Ok(Self {
+            config: Arc::new(config),
+            pool,
+        })
     }
 
     /// A connection of its own, outside the pool: for LISTEN and for locks that live as long as their session.
@@ -134,7 +172,9 @@ impl Store {
     /// # Errors
     /// The server cannot be reached or refuses.
     pub async fn link(&self) -> Result<Link> {
-        Link::connect(&self.config).await.with_context(|| format!("connecting to {}", self.place()))
+        Link::connect(&self.config)
+            .await
+            .with_context(|| format!("connecting to {}", self.place()))
     }
 
     /// Host, port and name of the database, for messages.
@@ -158,21 +198,36 @@ impl Store {
         migrations::check(&mut self.link().await?).await
     }
 
-    /// Reads what was committed since a position, and hands each notification to `publish` as it arrives, by id.
-    /// Returns the new position, and how long until the service has work to do. Dropped half-way it has moved nothing.
+    /// Reads what was committed since a position, and hands each notification to `publish` as it arrives, by id. `limit` is how
+    /// long the database may take for the first: it gathers all before. Returns the new position, and how long until the service
+    /// has work to do. Dropped half-way it has moved nothing.
     ///
     /// # Errors
     /// The database cannot be asked; then what was handed out has to be expected again.
-    pub async fn stream(&self, after: &Position, mut publish: impl FnMut(Notification)) -> Result<(Position, Option<Duration>)> {
-        let client = self.pool.get().await?;
-        let statement = client.prepare_cached("select * from notifier.stream($1::text::pg_snapshot)").await?;
-        let rows = client.query_raw(&statement, [after.to_string()]).await?;
+    pub async fn stream(
+        &self,
+        after: &Position,
+        limit: Duration,
+        mut publish: impl FnMut(Notification),
+    ) -> Result<(Position, Option<Duration>)> {
+        let lease = self.lease().await?;
+        let rows = lease
+            .limit(ANSWER_LIMIT, async {
+                let statement = lease
+                    .prepare_cached("select * from notifier.stream($1::text::pg_snapshot)")
+                    .await?;
+                lease.query_raw(&statement, [after.to_string()]).await
+            })
+            .await?;
         let mut rows = std::pin::pin!(rows);
-        let head = rows.try_next().await?.context("the stream has no position")?;
+        let head = lease
+            .limit(limit, rows.try_next())
+            .await?
+            .context("the stream has no position")?;
         let position = head.try_get::<_, &str>(0)?.parse()?;
         let work = head.try_get::<_, Option<f64>>(1)?.map(seconds);
-        while let Some(row) = rows.try_next().await? {
-            publish(decode(row.try_get(2)?)?);
+        while let Some(row) = lease.limit(ANSWER_LIMIT, rows.try_next()).await? {
+            decode(row.try_get(2)?).into_iter().for_each(&mut publish);
         }
         Ok((position, work))
     }
@@ -182,30 +237,41 @@ impl Store {
     /// # Errors
     /// The database cannot be asked.
     pub async fn position(&self) -> Result<Position> {
-        let client = self.pool.get().await?;
-        let statement = client.prepare_cached("select pg_current_snapshot()::text").await?;
-        client.query_one(&statement, &[]).await?.try_get::<_, &str>(0)?.parse()
+        self.one("select pg_current_snapshot()::text", &[])
+            .await?
+            .try_get::<_, &str>(0)?
+            .parse()
     }
 
     /// What a user has not been told within the window: the newest `limit`.
     ///
     /// # Errors
     /// The database cannot be asked.
-    pub async fn undelivered(&self, user: &UserId, window: Duration, limit: i32) -> Result<Undelivered> {
-        let client = self.pool.get().await?;
-        let statement =
-            client.prepare_cached("select * from notifier.undelivered($1, make_interval(secs => $2), $3)").await?;
-        let row = client.query_one(&statement, &[&user.as_str(), &window.as_secs_f64(), &limit]).await?;
+    pub async fn undelivered(
+        &self,
+        user: &UserId,
+        window: Duration,
+        limit: i32,
+    ) -> Result<Undelivered> {
+        let sql = "select * from notifier.undelivered($1, make_interval(secs => $2), $3)";
+        let row = self
+            .one(sql, &[&user.as_str(), &window.as_secs_f64(), &limit])
+            .await?;
         Ok(Undelivered {
             position: row.try_get::<_, &str>(0)?.parse()?,
             unread: row.try_get(1)?,
             more: row.try_get(2)?,
             server_time: row.try_get(3)?,
-            notifications: row.try_get::<_, Vec<&str>>(4)?.into_iter().map(decode).collect::<Result<_>>()?,
+            notifications: row
+                .try_get::<_, Vec<&str>>(4)?
+                .into_iter()
+                .filter_map(decode)
+                .collect(),
         })
     }
 
     /// A page of a user's notifications that are visible in `within` and in none of `after`, by id, beginning after `after_id`.
+    /// Empty when there are no more.
     ///
     /// # Errors
     /// The database cannot be asked.
@@ -217,24 +283,42 @@ impl Store {
         after_id: i64,
         limit: i32,
     ) -> Result<Vec<Notification>> {
-        let client = self.pool.get().await?;
-        let statement = client
-            .prepare_cached("select * from notifier.missed($1, $2::text[]::pg_snapshot[], $3::text::pg_snapshot, $4, $5)")
-            .await?;
+        let sql = "select array(select notification from
+                   notifier.missed($1, $2::text[]::pg_snapshot[], $3::text::pg_snapshot, $4, $5))";
         let after: Vec<String> = after.iter().map(Position::to_string).collect();
-        let rows = client.query(&statement, &[&user.as_str(), &after, &within.to_string(), &after_id, &limit]).await?;
-        rows.iter().map(|row| decode(row.try_get(0)?)).collect()
+        let row = self
+            .one(
+                sql,
+                &[
+                    &user.as_str(),
+                    &after,
+                    &within.to_string(),
+                    &after_id,
+                    &limit,
+                ],
+            )
+            .await?;
+        Ok(row
+            .try_get::<_, Vec<&str>>(0)?
+            .into_iter()
+            .filter_map(decode)
+            .collect())
     }
 
-    /// Notes that notifications, as (id, slot), reached a socket of their user. Returns how many had not before.
+    /// Notes that notifications, as (id, slot), reached a socket of their user. Returns how many had not before, and the ids of
+    /// those that somebody holds locked and that are still to be noted.
     ///
     /// # Errors
     /// The database cannot be asked; nothing is noted then.
-    pub async fn confirm(&self, delivered: &[(i64, i16)]) -> Result<i64> {
-        let client = self.pool.get().await?;
-        let statement = client.prepare_cached("select notifier.confirm($1, $2)").await?;
-        let (ids, slots): (Vec<i64>, Vec<i16>) = delivered.iter().copied().unzip();
-        Ok(client.query_one(&statement, &[&ids, &slots]).await?.try_get(0)?)
+    pub async fn confirm(
+        &self,
+        delivered: impl Iterator<Item = (i64, i16)>,
+    ) -> Result<(i64, Vec<i64>)> {
+        let (ids, slots): (Vec<i64>, Vec<i16>) = delivered.unzip();
+        let row = self
+            .one("select * from notifier.confirm($1, $2)", &[&ids, &slots])
+            .await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
     /// Notes that what a user had not been told before an id was told as a number.
@@ -242,9 +326,11 @@ impl Store {
     /// # Errors
     /// The database cannot be asked; nothing is noted then.
     pub async fn summarize(&self, user: &UserId, within: &Position, before: i64) -> Result<i64> {
-        let client = self.pool.get().await?;
-        let statement = client.prepare_cached("select notifier.summarize($1, $2::text::pg_snapshot, $3)").await?;
-        Ok(client.query_one(&statement, &[&user.as_str(), &within.to_string(), &before]).await?.try_get(0)?)
+        let sql = "select notifier.summarize($1, $2::text::pg_snapshot, $3)";
+        Ok(self
+            .one(sql, &[&user.as_str(), &within.to_string(), &before])
+            .await?
+            .try_get(0)?)
     }
 
     /// Does a piece of what the service owes (timers that are due above all). Returns how long until there is more.
@@ -252,9 +338,11 @@ impl Store {
     /// # Errors
     /// The database cannot be asked or undid the piece; it is still owed then.
     pub async fn work(&self) -> Result<Option<Duration>> {
-        let client = self.pool.get().await?;
-        let statement = client.prepare_cached("select notifier.work()").await?;
-        Ok(client.query_one(&statement, &[]).await?.try_get::<_, Option<f64>>(0)?.map(seconds))
+        Ok(self
+            .one("select notifier.work()", &[])
+            .await?
+            .try_get::<_, Option<f64>>(0)?
+            .map(seconds))
     }
 
     /// Sends a beat on the channel. `from` is a word. In the simple protocol, which a pooler lets through.
@@ -262,7 +350,10 @@ impl Store {
     /// # Errors
     /// The database cannot be asked.
     pub async fn beat(&self, from: &str) -> Result<()> {
-        Ok(self.pool.get().await?.batch_execute(&beat(from)).await?)
+        let lease = self.lease().await?;
+        lease
+            .limit(ANSWER_LIMIT, lease.batch_execute(&beat(from)))
+            .await
     }
 
     /// Runs an application's script of several statements in one transaction; returns how many rows its last one touched.
@@ -271,12 +362,16 @@ impl Store {
     /// # Errors
     /// Whatever Postgres says of it.
     pub async fn run_script(&self, sql: &str) -> Result<u64> {
-        let client = self.pool.get().await?;
-        let messages = client.simple_query(sql).await?;
-        Ok(messages.iter().rev().find_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
-            _ => None,
-        }).unwrap_or_default())
+        let lease = self.lease().await?;
+        let messages = lease.limit(ANSWER_LIMIT, lease.simple_query(sql)).await?;
+        Ok(messages
+            .iter()
+            .rev()
+            .find_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+                _ => None,
+            })
+            .unwrap_or_default())
     }
 
     /// Bookings' timers armed after the timer `last`, and the last one there is: for the demo's countdowns. `None` as `last`:
@@ -285,17 +380,82 @@ impl Store {
     /// # Errors
     /// The database cannot be asked.
     pub async fn timers_after(&self, last: Option<i64>) -> Result<(i64, Vec<Timer>)> {
-        let client = self.pool.get().await?;
-        let rows = client
-            .query(
-                "select id, event, (key ->> 0)::int8, extract(epoch from due_at - clock_timestamp())::float8
-                 from notifier.timer where id > coalesce($1, (select max(id) - 1 from notifier.timer), 0) order by id",
-                &[&last],
-            )
+        let lease = self.lease().await?;
+        let sql = "select id, event, (key ->> 0)::int8, extract(epoch from due_at - clock_timestamp())::float8
+                   from notifier.timer where id > coalesce($1, (select max(id) - 1 from notifier.timer), 0) order by id";
+        let rows = lease
+            .limit(ANSWER_LIMIT, lease.query(sql, &[&last]))
             .await?;
-        let end = rows.last().map_or(Ok(last.unwrap_or(0)), |row| row.try_get(0))?;
-        let timer = |row: &Row| Ok(Timer { event: row.try_get(1)?, booking_id: row.try_get(2)?, in_seconds: row.try_get(3)? });
+        let end = rows
+            .last()
+            .map_or(Ok(last.unwrap_or(0)), |row| row.try_get(0))?;
+        let timer = |row: &Row| {
+            Ok(Timer {
+                event: row.try_get(1)?,
+                booking_id: row.try_get(2)?,
+                in_seconds: row.try_get(3)?,
+            })
+        };
         Ok((end, rows.iter().map(timer).collect::<Result<_>>()?))
+    }
+}
+
+impl Store {
+    /// The one row of a statement that is prepared once for each connection.
+    async fn one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        let lease = self.lease().await?;
+        lease
+            .limit(ANSWER_LIMIT, async {
+                let statement = lease.prepare_cached(sql).await?;
+                lease.query_one(&statement, parameters).await
+            })
+            .await
+    }
+
+    async fn lease(&self) -> Result<Lease> {
+        Ok(Lease {
+            object: Some(self.pool.get().await?),
+            asking: AtomicBool::new(false),
+        })
+    }
+}
+
+/// A pooled connection that goes back to the pool only when no question is open on it: one that hangs would hang the next.
+struct Lease {
+    /// `None` only while it is dropped.
+    object: Option<Object>,
+    asking: AtomicBool,
+}
+
+impl Lease {
+    async fn limit<T>(
+        &self,
+        limit: Duration,
+        question: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        self.asking.store(true, Ordering::Relaxed);
+        let answer = timeout(limit, question)
+            .await
+            .context("the database does not answer")?;
+        self.asking.store(false, Ordering::Relaxed);
+        Ok(answer?)
+    }
+}
+
+impl Deref for Lease {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        #[allow(clippy::expect_used, reason = "see the field")]
+        self.object.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let (true, Some(object)) = (self.asking.load(Ordering::Relaxed), self.object.take()) {
+            drop(Object::take(object));
+        }
     }
 }
 
@@ -303,12 +463,21 @@ fn beat(from: &str) -> String {
     format!("select notifier.beat('{from}')")
 }
 
-fn decode(payload: &str) -> Result<Notification> {
-    // The payload holds somebody's message: it is no part of the error.
-    serde_json::from_str(payload).context("decoding a notification of the database")
+/// One row that this binary cannot read must not keep everybody from the others.
+fn decode(payload: &str) -> Option<Notification> {
+    match serde_json::from_str(payload) {
+        Ok(notification) => Some(notification),
+        Err(error) => {
+            // The payload holds somebody's message: it is not logged.
+            error!(%error, "a row of notifier.notification is undecodable and skipped");
+            None
+        }
+    }
 }
 
 /// Seconds as Postgres counts them: an interval of centuries is no reason to panic.
 pub(crate) fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::from_secs(86_400)).min(Duration::from_secs(86_400))
+    Duration::try_from_secs_f64(seconds.max(0.0))
+        .unwrap_or(Duration::from_secs(86_400))
+        .min(Duration::from_secs(86_400))
 }

@@ -5,16 +5,14 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
 
+use crate::protocol::Position;
 use anyhow::{Context, Result, bail};
 use tokio::time::timeout;
 use tokio_postgres::tls::NoTlsStream;
-use crate::protocol::Position;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket};
-
-/// A statement that takes longer has lost its server.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket,
+};
 
 /// See the module. Nothing is read from the connection but inside [`Link::query`] and [`Link::next`].
 pub struct Link {
@@ -27,9 +25,14 @@ pub struct Link {
 impl Link {
     pub(super) async fn connect(config: &Config) -> Result<Self> {
         // connect_timeout covers the TCP handshake alone: a server that accepts and says nothing needs the second limit.
-        let (client, connection) =
-            timeout(2 * super::CONNECT_LIMIT, config.connect(NoTls)).await.context("the server accepts but does not answer")??;
-        Ok(Self { client, connection, inbox: VecDeque::new() })
+        let (client, connection) = timeout(2 * super::CONNECT_LIMIT, config.connect(NoTls))
+            .await
+            .context("the server accepts but does not answer")??;
+        Ok(Self {
+            client,
+            connection,
+            inbox: VecDeque::new(),
+        })
     }
 
     pub(super) fn into_parts(self) -> (Client, Connection<Socket, NoTlsStream>) {
@@ -42,18 +45,25 @@ impl Link {
     /// # Errors
     /// The statement failed, the connection broke, or ten seconds passed.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<SimpleQueryRow>> {
-        let mut query = pin!(timeout(STATEMENT_LIMIT, self.client.simple_query(sql)));
+        let mut query = pin!(timeout(super::ANSWER_LIMIT, self.client.simple_query(sql)));
         let (connection, inbox) = (&mut self.connection, &mut self.inbox);
         let messages = poll_fn(|cx| {
             loop {
                 match connection.poll_message(cx) {
                     Poll::Ready(Some(Ok(message))) => inbox.extend(payload(message)),
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
-                    Poll::Ready(None) => return Poll::Ready(Err(anyhow::anyhow!("the server closed the connection"))),
+                    Poll::Ready(None) => {
+                        return Poll::Ready(Err(anyhow::anyhow!(
+                            "the server closed the connection"
+                        )));
+                    }
                     Poll::Pending => break,
                 }
             }
-            query.as_mut().poll(cx).map(|result| Ok(result.context("the server does not answer")??))
+            query
+                .as_mut()
+                .poll(cx)
+                .map(|result| Ok(result.context("the server does not answer")??))
         })
         .await?;
         Ok(messages
@@ -92,7 +102,10 @@ impl Link {
     /// See [`Link::query`].
     pub async fn position(&mut self) -> Result<Position> {
         let rows = self.query("select pg_current_snapshot()").await?;
-        rows.first().and_then(|row| row.get(0)).context("the database has no position")?.parse()
+        rows.first()
+            .and_then(|row| row.get(0))
+            .context("the database has no position")?
+            .parse()
     }
 
     /// Listens on the channel this database keeps secret. Committed when it returns.
@@ -100,8 +113,14 @@ impl Link {
     /// # Errors
     /// See [`Link::query`].
     pub async fn listen(&mut self) -> Result<()> {
-        let rows = self.query("select format('listen %I', value) from notifier.setting where name = 'channel'").await?;
-        let listen = rows.first().and_then(|row| row.get(0)).context("the database has no channel: run migrate")?.to_owned();
+        let rows = self
+            .query("select format('listen %I', value) from notifier.setting where name = 'channel'")
+            .await?;
+        let listen = rows
+            .first()
+            .and_then(|row| row.get(0))
+            .context("the database has no channel: run migrate")?
+            .to_owned();
         self.query(&listen).await?;
         Ok(())
     }
@@ -151,10 +170,13 @@ fn payload(message: AsyncMessage) -> Option<String> {
     match message {
         AsyncMessage::Notification(notification) => Some(notification.payload().to_owned()),
         AsyncMessage::Notice(notice) => {
-            tracing::debug!(severity = notice.severity(), message = notice.message(), "notice of the database");
+            tracing::debug!(
+                severity = notice.severity(),
+                message = notice.message(),
+                "notice of the database"
+            );
             None
         }
         _ => None,
     }
 }
-

@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod service;
+pub mod slow_link;
 pub mod socket;
 
 use std::time::Duration;
