@@ -1,0 +1,36 @@
+# What a person can do here; `make help` lists it.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test test-rust test-browser lint schema screenshot prerequisites
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+
+run: ## the demo: a throw-away Postgres, the parking application, and a page to press buttons on
+	@scripts/prerequisites postgres
+	cargo run --locked -- demo
+
+test: prerequisites lint test-rust test-browser ## everything, on a clean machine too
+
+prerequisites: ## install what the tests need, where apt and root allow it
+	@scripts/prerequisites postgres
+	@scripts/prerequisites chromium pgbouncer || true
+
+lint: ## formatting, clippy and rustdoc without a warning
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+test-rust: ## unit tests, and tests on a real Postgres and real sockets
+	cargo test --locked
+
+test-browser: ## the demo page in a headless Chromium
+	cargo build --locked
+	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund && npm test
+
+schema: ## write docs/schema.txt anew after a change of migrations/ or sql/functions/
+	UPDATE_SCHEMA=1 cargo test --locked schema_dump
+
+screenshot: ## take docs/demo.png anew
+	cargo build --locked
+	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund && SCREENSHOT_DIR=../../docs npm test
