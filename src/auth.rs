@@ -58,10 +58,7 @@ mod tests {
     fn identify(bearer: Option<&str>, named: Option<&str>) -> Result<String, u16> {
         let mut headers = HeaderMap::new();
         if let Some(bearer) = bearer {
-            headers.insert(
-                header::AUTHORIZATION,
-                format!("Bearer {bearer}").parse().unwrap(),
-            );
+            headers.insert(header::AUTHORIZATION, format!("Bearer {bearer}").parse().unwrap());
         }
         AuthMode::None
             .identify(&headers, named.map(|named| named.parse().unwrap()))

@@ -36,10 +36,7 @@ pub fn default_log(command: &Command) -> &'static str {
 /// Cancelled by SIGTERM or SIGINT. A second signal ends the process where it stands.
 fn stop_signal() -> Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = stop.clone();
     tokio::spawn(async move {
         for again in [false, true] {

@@ -34,12 +34,7 @@ pub enum Command {
 pub struct DatabaseConfig {
     /// The database, as postgresql://user:password@host:port/database. LISTEN needs the primary itself or a pool in session
     /// mode.
-    #[arg(
-        long,
-        env = "NOTIFIER_DATABASE_URL",
-        value_name = "URL",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "NOTIFIER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: DatabaseUrl,
 }
 
@@ -70,12 +65,7 @@ pub struct ServeConfig {
 #[derive(Args, Clone, Debug)]
 pub struct DemoConfig {
     /// The address of the page; port 0 takes a free one.
-    #[arg(
-        long,
-        env = "NOTIFIER_LISTEN",
-        value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:8000"
-    )]
+    #[arg(long, env = "NOTIFIER_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8000")]
     pub listen: SocketAddr,
 }
 

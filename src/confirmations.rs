@@ -62,16 +62,9 @@ struct Waiting {
 
 impl Confirmations {
     /// Nothing waits.
-    #[allow(
-        clippy::new_without_default,
-        reason = "a part of the service, made once"
-    )]
+    #[allow(clippy::new_without_default, reason = "a part of the service, made once")]
     pub fn new() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            arrived: Notify::new(),
-            settled: watch::Sender::new(0),
-        }
+        Self { waiting: Mutex::default(), arrived: Notify::new(), settled: watch::Sender::new(0) }
     }
 
     /// A notification reached a socket of its user.
@@ -102,12 +95,7 @@ impl Confirmations {
     }
 
     /// Notes confirmations until `stop`, and then what is left.
-    pub async fn run(
-        self: Arc<Self>,
-        store: Store,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-    ) {
+    pub async fn run(self: Arc<Self>, store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = self.arrived.notified() => sleep(GATHER).await,
@@ -124,17 +112,11 @@ impl Confirmations {
     async fn note(&self, store: &Store, metrics: &Metrics) {
         let (mut delivered, mut summaries) = {
             let waiting = &mut *self.lock();
-            (
-                mem::take(&mut waiting.delivered),
-                mem::take(&mut waiting.summaries),
-            )
+            (mem::take(&mut waiting.delivered), mem::take(&mut waiting.summaries))
         };
         let mut held = Vec::new();
         while let Some(summary) = summaries.last() {
-            match store
-                .summarize(&summary.user, &summary.within, summary.before)
-                .await
-            {
+            match store.summarize(&summary.user, &summary.within, summary.before).await {
                 Ok(_) => self.settled.send_modify(|settled| *settled += 1),
                 Err(error) => return self.put_back(delivered, summaries, &error).await,
             }
@@ -142,19 +124,11 @@ impl Confirmations {
         }
         while !delivered.is_empty() {
             let rest = delivered.len().saturating_sub(BATCH);
-            match store
-                .confirm(delivered[rest..].iter().map(|row| (row.id, row.slot)))
-                .await
-            {
+            match store.confirm(delivered[rest..].iter().map(|row| (row.id, row.slot))).await {
                 Ok((new, locked)) => {
                     metrics.confirmed.inc_by(new.unsigned_abs());
-                    self.settled
-                        .send_modify(|settled| *settled += (delivered.len() - rest) as u64);
-                    held.extend(
-                        delivered
-                            .drain(rest..)
-                            .filter(|row| row.tries < TRIES && locked.contains(&row.id)),
-                    );
+                    self.settled.send_modify(|settled| *settled += (delivered.len() - rest) as u64);
+                    held.extend(delivered.drain(rest..).filter(|row| row.tries < TRIES && locked.contains(&row.id)));
                 }
                 Err(error) => return self.put_back(delivered, summaries, &error).await,
             }
@@ -163,27 +137,13 @@ impl Confirmations {
             sleep(PAUSE).await;
             let waiting = &mut *self.lock();
             waiting.left += held.len() as u64;
-            waiting
-                .delivered
-                .extend(held.into_iter().map(|row| Delivered {
-                    tries: row.tries + 1,
-                    ..row
-                }));
+            waiting.delivered.extend(held.into_iter().map(|row| Delivered { tries: row.tries + 1, ..row }));
             self.arrived.notify_one();
         }
     }
 
-    async fn put_back(
-        &self,
-        delivered: Vec<Delivered>,
-        summaries: Vec<Summary>,
-        error: &anyhow::Error,
-    ) {
-        warn!(
-            error = format!("{error:#}"),
-            waiting = delivered.len(),
-            "confirmations not noted, trying again"
-        );
+    async fn put_back(&self, delivered: Vec<Delivered>, summaries: Vec<Summary>, error: &anyhow::Error) {
+        warn!(error = format!("{error:#}"), waiting = delivered.len(), "confirmations not noted, trying again");
         sleep(PAUSE.mul_f64(1.0 + fastrand::f64())).await;
         let waiting = &mut *self.lock();
         waiting.delivered.extend(delivered);

@@ -51,9 +51,7 @@ pub fn routes(
     context: Arc<Context>,
     demo: Option<Arc<demo::Demo>>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
-    let own = upgrade::route(context.clone())
-        .or(ops::routes(context))
-        .unify();
+    let own = upgrade::route(context.clone()).or(ops::routes(context)).unify();
     // Chosen at run time, one type either way: without a demo its routes reject everything.
     own.or(demo::routes(demo)).unify().recover(recover).unify()
 }
@@ -69,9 +67,7 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, demo: Option<Ar
         match accepted {
             Ok((stream, _)) => {
                 let service = TowerToHyperService::new(service.clone());
-                context
-                    .tasks
-                    .spawn(connection(stream, service, context.stop.clone()));
+                context.tasks.spawn(connection(stream, service, context.stop.clone()));
             }
             // Out of file descriptors, most likely: those that end give some back.
             Err(error) if error.kind() != io::ErrorKind::ConnectionAborted => {
@@ -122,16 +118,9 @@ fn problem(status: StatusCode, detail: &str) -> Response {
         detail: &'a str,
     }
     let title = status.canonical_reason().unwrap_or_default();
-    let reply = warp::reply::json(&Problem {
-        title,
-        status: status.as_u16(),
-        detail,
-    });
+    let reply = warp::reply::json(&Problem { title, status: status.as_u16(), detail });
     let mut response = warp::reply::with_status(reply, status).into_response();
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
 }
 
@@ -139,10 +128,7 @@ async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
     Ok(if rejection.is_not_found() {
         problem(StatusCode::NOT_FOUND, "there is nothing at this path")
     } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
-        problem(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "this path does not know that method",
-        )
+        problem(StatusCode::METHOD_NOT_ALLOWED, "this path does not know that method")
     } else {
         problem(StatusCode::BAD_REQUEST, "the request is malformed")
     })

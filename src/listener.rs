@@ -77,9 +77,8 @@ impl Listener {
             warn!(error, attempt, "not listening");
             self.readiness.send_replace(Readiness::NotReady(error));
             // Full jitter: instances that lost one database don't come back to it in step.
-            let pause = MAX_PAUSE
-                .min(Duration::from_millis(100) * 2_u32.saturating_pow(attempt))
-                .mul_f64(fastrand::f64());
+            let pause =
+                MAX_PAUSE.min(Duration::from_millis(100) * 2_u32.saturating_pow(attempt)).mul_f64(fastrand::f64());
             attempt += 1;
             tokio::select! {
                 () = sleep(pause) => {}
@@ -161,19 +160,13 @@ impl Listener {
                 wanted = false;
             }
             if tick && looked_at.elapsed() > LOOK_LIMIT {
-                let why = format!(
-                    "the database has not answered a read for {} s",
-                    looked_at.elapsed().as_secs()
-                );
+                let why = format!("the database has not answered a read for {} s", looked_at.elapsed().as_secs());
                 self.tell(Readiness::NotReady(why));
             }
             if tick && heard.elapsed() > BEAT_LIMIT {
                 // Told twice: after a pause of this very process a beat may be waiting to be read.
                 if std::mem::replace(&mut silent, true) {
-                    bail!(
-                        "LISTEN has gone silent: no beat for {} s",
-                        heard.elapsed().as_secs()
-                    );
+                    bail!("LISTEN has gone silent: no beat for {} s", heard.elapsed().as_secs());
                 }
             } else if tick {
                 silent = false;
@@ -226,11 +219,7 @@ impl Listener {
     }
 
     fn look(&self, limit: Duration) -> Look {
-        let (store, registry, metrics) = (
-            self.store.clone(),
-            self.registry.clone(),
-            self.metrics.clone(),
-        );
+        let (store, registry, metrics) = (self.store.clone(), self.registry.clone(), self.metrics.clone());
         Box::pin(async move {
             let after = registry.position();
             store

@@ -32,52 +32,21 @@ pub struct Metrics {
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
-        let mut new = Self {
-            registry: Registry::with_prefix("notifier"),
-            ..Self::default()
-        };
+        let mut new = Self { registry: Registry::with_prefix("notifier"), ..Self::default() };
         let r = &mut new.registry;
         r.register("sockets", "Sockets open now", new.sockets.clone());
-        r.register(
-            "frames",
-            "Notification frames written to sockets",
-            new.frames.clone(),
-        );
-        r.register(
-            "confirmed",
-            "Notifications noted as delivered",
-            new.confirmed.clone(),
-        );
+        r.register("frames", "Notification frames written to sockets", new.frames.clone());
+        r.register("confirmed", "Notifications noted as delivered", new.confirmed.clone());
         r.register(
             "malformed_payloads",
             "Payloads on the channel that could not be decoded",
             new.malformed_payloads.clone(),
         );
-        r.register(
-            "published",
-            "Notifications published on this instance",
-            new.published.clone(),
-        );
-        r.register(
-            "lags",
-            "Times a mailbox was full and the session read on from the table",
-            new.lags.clone(),
-        );
-        r.register(
-            "listener_connects",
-            "Times the listener connected",
-            new.listener_connects.clone(),
-        );
-        r.register(
-            "relay",
-            "1 on the instance that holds the bell",
-            new.relay.clone(),
-        );
-        r.register(
-            "stuck_sockets",
-            "Sockets closed because they took or answered nothing",
-            new.stuck_sockets.clone(),
-        );
+        r.register("published", "Notifications published on this instance", new.published.clone());
+        r.register("lags", "Times a mailbox was full and the session read on from the table", new.lags.clone());
+        r.register("listener_connects", "Times the listener connected", new.listener_connects.clone());
+        r.register("relay", "1 on the instance that holds the bell", new.relay.clone());
+        r.register("stuck_sockets", "Sockets closed because they took or answered nothing", new.stuck_sockets.clone());
         new
     }
 

@@ -97,12 +97,8 @@ pub struct Notification {
 }
 
 /// Ids travel as strings, since JSON readers lose integers beyond 2^53.
-fn number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(serde::de::Error::custom)
+fn number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 /// What a NOTIFY on our channel says.
@@ -135,15 +131,9 @@ impl Payload {
             Err(error) => error,
         };
         match serde_json::from_str(text) {
-            Ok(Signal {
-                read: Some(true), ..
-            }) => Ok(Self::Read),
-            Ok(Signal {
-                due: Some(seconds), ..
-            }) => Ok(Self::Due(seconds)),
-            Ok(Signal {
-                beat: Some(from), ..
-            }) => Ok(Self::Beat(from)),
+            Ok(Signal { read: Some(true), .. }) => Ok(Self::Read),
+            Ok(Signal { due: Some(seconds), .. }) => Ok(Self::Due(seconds)),
+            Ok(Signal { beat: Some(from), .. }) => Ok(Self::Beat(from)),
             _ => Err(not_a_notification),
         }
     }
@@ -205,11 +195,7 @@ pub fn more_frame(more: i64) -> Utf8Bytes {
         1 => "1 more notification waits in your inbox.".to_owned(),
         _ => format!("{more} more notifications wait in your inbox."),
     };
-    encode(&Frame {
-        r#type: Level::Info,
-        message,
-        more,
-    })
+    encode(&Frame { r#type: Level::Info, message, more })
 }
 
 fn encode(frame: &impl Serialize) -> Utf8Bytes {
@@ -253,10 +239,7 @@ impl CloseCode {
             Self::TooSlow => (4510, "too slow, connect again"),
             Self::NoPong => (4511, "no pong, connect again"),
         };
-        CloseFrame {
-            code: code.into(),
-            reason: reason.into(),
-        }
+        CloseFrame { code: code.into(), reason: reason.into() }
     }
 }
 
@@ -287,22 +270,10 @@ impl FromStr for Position {
     /// Parses the text form of `pg_snapshot`: `xmin:xmax:xip,xip`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut parts = text.splitn(3, ':');
-        let mut next = || {
-            parts
-                .next()
-                .ok_or_else(|| anyhow::anyhow!("{text:?} is no position"))
-        };
+        let mut next = || parts.next().ok_or_else(|| anyhow::anyhow!("{text:?} is no position"));
         let (xmin, xmax, running) = (next()?.parse()?, next()?.parse()?, next()?);
-        let running = running
-            .split(',')
-            .filter(|xid| !xid.is_empty())
-            .map(str::parse)
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            xmin,
-            xmax,
-            running,
-        })
+        let running = running.split(',').filter(|xid| !xid.is_empty()).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { xmin, xmax, running })
     }
 }
 
@@ -327,9 +298,7 @@ mod tests {
 
     #[test]
     fn a_payload_becomes_the_frame_of_the_contract() {
-        let Payload::Notification(n) = Payload::decode(PAYLOAD).unwrap() else {
-            panic!("not a notification")
-        };
+        let Payload::Notification(n) = Payload::decode(PAYLOAD).unwrap() else { panic!("not a notification") };
         assert_eq!(
             notification_frame(&n, false).as_str(),
             r#"{"type":"success","message":"Cash \"paid\".","id":"184467440737","event":"payment.verified","data":{"booking_id": 7, "big": "9007199254740993"},"created_at":"2026-11-23T01:02:03.123456Z","replayed":false}"#
@@ -338,24 +307,11 @@ mod tests {
 
     #[test]
     fn signals_are_told_from_notifications_and_from_garbage() {
-        assert!(matches!(
-            Payload::decode(r#"{"read":true}"#),
-            Ok(Payload::Read)
-        ));
+        assert!(matches!(Payload::decode(r#"{"read":true}"#), Ok(Payload::Read)));
         assert!(matches!(Payload::decode(r#"{"due":-1.5}"#), Ok(Payload::Due(s)) if s == -1.5));
-        assert!(
-            matches!(Payload::decode(r#"{"beat":"a"}"#), Ok(Payload::Beat(from)) if from == "a")
-        );
-        for garbage in [
-            "",
-            "nonsense",
-            "[]",
-            "{}",
-            r#"{"read":false}"#,
-            r#"{"id":"x"}"#,
-            "\u{0}",
-            r#"{"due":"soon"}"#,
-        ] {
+        assert!(matches!(Payload::decode(r#"{"beat":"a"}"#), Ok(Payload::Beat(from)) if from == "a"));
+        for garbage in ["", "nonsense", "[]", "{}", r#"{"read":false}"#, r#"{"id":"x"}"#, "\u{0}", r#"{"due":"soon"}"#]
+        {
             assert!(Payload::decode(garbage).is_err(), "{garbage:?}");
         }
     }
@@ -363,15 +319,7 @@ mod tests {
     #[test]
     fn a_position_sees_what_had_committed() {
         let position: Position = "10:20:10,15".parse().unwrap();
-        for (xid, seen) in [
-            (9, true),
-            (10, false),
-            (11, true),
-            (15, false),
-            (19, true),
-            (20, false),
-            (21, false),
-        ] {
+        for (xid, seen) in [(9, true), (10, false), (11, true), (15, false), (19, true), (20, false), (21, false)] {
             assert_eq!(position.sees(xid), seen, "{xid}");
         }
         assert_eq!(position.to_string(), "10:20:10,15");

@@ -84,39 +84,21 @@ impl Registry {
     /// Starts at a position of the database. Invariant: it was taken before the first socket may subscribe, so that whatever it
     /// sees is found by the catch-up of an opening socket.
     pub fn new(position: Position) -> Self {
-        let inner = Inner {
-            users: HashMap::new(),
-            position: Arc::new(position),
-            published: HashMap::new(),
-        };
-        Self {
-            inner: Mutex::new(inner),
-        }
+        let inner = Inner { users: HashMap::new(), position: Arc::new(position), published: HashMap::new() };
+        Self { inner: Mutex::new(inner) }
     }
 
     /// Subscribes to what is published for a user from now on. Dropping the subscription ends it.
     pub fn subscribe(self: &Arc<Self>, user: UserId) -> Subscription {
         let mailbox = Arc::<Mailbox>::default();
-        self.lock()
-            .users
-            .entry(user.clone())
-            .or_default()
-            .push(mailbox.clone());
-        Subscription {
-            registry: self.clone(),
-            user,
-            mailbox,
-        }
+        self.lock().users.entry(user.clone()).or_default().push(mailbox.clone());
+        Subscription { registry: self.clone(), user, mailbox }
     }
 
     /// Puts a notification into each mailbox of its user, unless it was published before. Returns whether it was new.
     pub fn publish(&self, notification: &Notification) -> bool {
         let inner = &mut *self.lock();
-        if inner.position.sees(notification.xid)
-            || inner
-                .published
-                .insert(notification.id, notification.xid)
-                .is_some()
+        if inner.position.sees(notification.xid) || inner.published.insert(notification.id, notification.xid).is_some()
         {
             return false;
         }
@@ -264,15 +246,9 @@ mod tests {
             registry.subscribe("2".parse().unwrap()),
         );
         assert!(registry.publish(&notification(1, 7, "1")));
-        assert!(
-            !registry.publish(&notification(1, 7, "1")),
-            "told by NOTIFY and by the stream"
-        );
+        assert!(!registry.publish(&notification(1, 7, "1")), "told by NOTIFY and by the stream");
         registry.advance("8:8:".parse().unwrap());
-        assert!(
-            !registry.publish(&notification(1, 7, "1")),
-            "a NOTIFY that arrives after the read"
-        );
+        assert!(!registry.publish(&notification(1, 7, "1")), "a NOTIFY that arrives after the read");
         assert!(registry.publish(&notification(2, 8, "1")));
         assert_eq!(ids(&phone), [1, 2]);
         assert_eq!(ids(&laptop), [1, 2]);
@@ -288,10 +264,7 @@ mod tests {
         let socket = registry.subscribe("1".parse().unwrap());
         registry.advance("5:9:5".parse().unwrap());
         assert!(registry.publish(&notification(1, 5, "1")));
-        assert!(
-            !registry.publish(&notification(2, 6, "1")),
-            "committed before the position"
-        );
+        assert!(!registry.publish(&notification(2, 6, "1")), "committed before the position");
         assert_eq!(ids(&socket), [1]);
     }
 
@@ -306,9 +279,7 @@ mod tests {
         registry.advance("7:7:".parse().unwrap());
         assert!(!socket.is_past(6), "the lag still lies before it");
         assert_eq!(ids(&socket).len(), MAX_MAILBOX_FRAMES);
-        let Taken::Lagged(from) = socket.take(usize::MAX) else {
-            panic!("no lag")
-        };
+        let Taken::Lagged(from) = socket.take(usize::MAX) else { panic!("no lag") };
         assert_eq!(from.to_string(), "5:5:");
         assert!(socket.is_past(6));
         assert!(matches!(socket.take(usize::MAX), Taken::Nothing));

@@ -50,9 +50,7 @@ impl Relay {
     /// One connection's life. It never listens and never inserts: a session that hangs in either would hold the locks.
     async fn lead(&mut self) -> Result<()> {
         // Through a pooler in transaction mode, which the listener finds out, the locks would stay in a session of the pool.
-        self.readiness
-            .wait_for(|readiness| *readiness == Readiness::Ready)
-            .await?;
+        self.readiness.wait_for(|readiness| *readiness == Readiness::Ready).await?;
         let mut link = self.store.link().await?;
         link.prepare_to_lead().await?;
         while !link.lead().await? {

@@ -17,10 +17,7 @@ pub struct Alarm(watch::Sender<Option<Instant>>);
 
 impl Alarm {
     /// Goes off at once.
-    #[allow(
-        clippy::new_without_default,
-        reason = "an alarm that is set is no default"
-    )]
+    #[allow(clippy::new_without_default, reason = "an alarm that is set is no default")]
     pub fn new() -> Self {
         Self(watch::Sender::new(Some(Instant::now())))
     }

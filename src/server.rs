@@ -74,23 +74,12 @@ pub async fn run(
         .run(stop_parts.clone()),
     );
     parts.spawn(
-        Relay {
-            store: store.clone(),
-            readiness: readiness.clone(),
-            metrics: metrics.clone(),
-        }
-        .run(stop_parts.clone()),
+        Relay { store: store.clone(), readiness: readiness.clone(), metrics: metrics.clone() }.run(stop_parts.clone()),
     );
     parts.spawn(scheduler::run(store.clone(), alarm, stop_parts.clone()));
-    parts.spawn(
-        confirmations
-            .clone()
-            .run(store.clone(), metrics.clone(), stop_parts.clone()),
-    );
+    parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));
 
-    let address = listener
-        .local_addr()
-        .context("the address of the listener")?;
+    let address = listener.local_addr().context("the address of the listener")?;
     let context = Arc::new(http::Context {
         session: Arc::new(session::Context {
             store: catch_up,

@@ -6,13 +6,13 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::future::{pending, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{self, Poll};
+use std::task::Poll;
 use std::time::Duration;
-use std::{io, pin::Pin};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -26,10 +26,12 @@ use crate::protocol::{self, CloseCode, Position, UserId};
 use crate::registry::{MAX_MAILBOX_BYTES, Mail, Registry, Subscription, Taken};
 use crate::store::{Store, Undelivered};
 
-/// At most so many frames are on their way unconfirmed; then nothing is written until a pong.
-const MAX_UNCONFIRMED: usize = 256;
-/// A confirmation counts when the socket still lives after this.
-const SETTLE: Duration = Duration::from_secs(2);
+mod metered;
+mod receipts;
+
+pub use metered::Metered;
+use receipts::{MAX_UNCONFIRMED, Receipts, SETTLE, What};
+
 /// A silent socket is asked for a sign of life this often, give or take a fifth so that sockets don't do it in step.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long pings may go unanswered, and how long a write may make no progress.
@@ -73,12 +75,8 @@ pub fn web_socket_config() -> WebSocketConfig {
 }
 
 /// Serves one socket until it ends, whichever side ends it. Invariant: the handshake is done and the user may listen.
-pub async fn run<S>(
-    socket: WebSocketStream<Metered<S>>,
-    user: UserId,
-    context: Arc<Context>,
-    stop: CancellationToken,
-) where
+pub async fn run<S>(socket: WebSocketStream<Metered<S>>, user: UserId, context: Arc<Context>, stop: CancellationToken)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     context.metrics.sockets.inc();
@@ -101,12 +99,7 @@ struct Session<S> {
     missing: Option<Missing>,
     /// What the last catch-up has seen: mail visible in it was told or summarized. Gone once the registry is past it.
     seen: Option<Position>,
-    /// Frames in order of sending: first `noted` ones that are noted, then confirmed ones, last `unconfirmed` ones that are not.
-    sent: VecDeque<Sent>,
-    noted: usize,
-    unconfirmed: usize,
-    last_ping: u32,
-    last_pong: u32,
+    receipts: Receipts,
     /// Since when the oldest unanswered ping is out.
     unanswered: Option<Instant>,
     pinged: Instant,
@@ -121,18 +114,6 @@ struct Session<S> {
 enum Outgoing {
     Mail(Mail),
     Summary(Utf8Bytes, Box<Summary>),
-}
-
-struct Sent {
-    what: What,
-    /// The ping that covers it.
-    ping: u32,
-    confirmed: Option<Instant>,
-}
-
-enum What {
-    Notification { id: i64, slot: i16, xid: u64 },
-    Summary(Box<Summary>),
 }
 
 /// A catch-up after a lag: what is visible in `within` and not in `after`, page by page.
@@ -172,11 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             asking: None,
             missing: None,
             seen: None,
-            sent: VecDeque::new(),
-            noted: 0,
-            unconfirmed: 0,
-            last_ping: 0,
-            last_pong: 0,
+            receipts: Receipts::default(),
             unanswered: None,
             pinged: Instant::now(),
             unflushed: None,
@@ -193,13 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.write();
             let deadline = self.deadline();
             let writable = self.may_write();
-            let Self {
-                socket,
-                mail,
-                asking,
-                unflushed,
-                ..
-            } = self;
+            let Self { socket, mail, asking, unflushed, .. } = self;
             let end = tokio::select! {
                 step = step(socket, unflushed.is_some()) => self.stepped(step),
                 found = async { match asking { Some(question) => question.await, None => pending().await } } => {
@@ -218,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Whether mail may go out: all before it is flushed, the window is open, and no catch-up is being read.
     fn may_write(&self) -> bool {
-        self.unflushed.is_none() && self.unconfirmed < MAX_UNCONFIRMED && self.asking.is_none()
+        self.unflushed.is_none() && self.receipts.room() > 0 && self.asking.is_none()
     }
 
     /// Reads what has arrived, before time is held against the socket: after a pause of this process all its pongs wait here.
@@ -234,7 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Puts what may go out into the socket's buffer, with pings between; the flush happens in [`step`].
     fn write(&mut self) {
-        if self.unflushed.is_some() || self.unconfirmed >= MAX_UNCONFIRMED {
+        if self.unflushed.is_some() || self.receipts.room() == 0 {
             return;
         }
         if self.backlog.is_empty() && self.asking.is_none() && self.missing.is_none() {
@@ -246,28 +217,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
         let mut bytes = 0;
         let mut since_ping = 0;
-        while self.unconfirmed < MAX_UNCONFIRMED
+        while self.receipts.room() > 0
             && bytes < MAX_MAILBOX_BYTES
             && let Some(outgoing) = self.backlog.pop_front()
         {
             let (frame, what) = match outgoing {
-                Outgoing::Mail(Mail {
-                    id,
-                    slot,
-                    xid,
-                    frame,
-                }) => (frame, What::Notification { id, slot, xid }),
+                Outgoing::Mail(Mail { id, slot, xid, frame }) => (frame, What::Notification { id, slot, xid }),
                 Outgoing::Summary(frame, summary) => (frame, What::Summary(summary)),
             };
             bytes += frame.len();
             since_ping += frame.len();
             self.feed(Message::Text(frame));
-            self.sent.push_back(Sent {
-                what,
-                ping: self.last_ping + 1,
-                confirmed: None,
-            });
-            self.unconfirmed += 1;
+            self.receipts.sent(what);
             self.context.metrics.frames.inc();
             if since_ping >= PING_BYTES {
                 self.ping();
@@ -285,34 +246,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Moves mail into the backlog, without what a catch-up has told; a lag becomes a catch-up.
     fn take_mail(&mut self) {
         // Asked before the mailbox: what is published from here on is invisible in `seen`, but what waits may be visible.
-        let past = self
-            .seen
-            .as_ref()
-            .is_some_and(|seen| self.context.registry.position().covers(seen));
-        match self.mail.take(MAX_UNCONFIRMED - self.unconfirmed) {
+        let past = self.seen.as_ref().is_some_and(|seen| self.context.registry.position().covers(seen));
+        match self.mail.take(self.receipts.room()) {
             Taken::Mail(mail) => {
                 let seen = self.seen.as_ref();
-                let fresh = mail
-                    .into_iter()
-                    .filter(|mail| !seen.is_some_and(|seen| seen.sees(mail.xid)));
+                let fresh = mail.into_iter().filter(|mail| !seen.is_some_and(|seen| seen.sees(mail.xid)));
                 self.backlog.extend(fresh.map(Outgoing::Mail));
             }
             Taken::Lagged(from) => {
                 self.context.metrics.lags.inc();
-                let after = [Some((*from).clone()), self.seen.take()]
-                    .into_iter()
-                    .flatten()
-                    .collect();
-                let told = self.sent.iter().filter_map(|sent| match sent.what {
-                    What::Notification { id, .. } => Some(id),
-                    What::Summary(_) => None,
-                });
-                self.missing = Some(Missing {
-                    after,
-                    within: None,
-                    after_id: 0,
-                    told: told.collect(),
-                });
+                let after = [Some((*from).clone()), self.seen.take()].into_iter().flatten().collect();
+                let told = self.receipts.told();
+                self.missing = Some(Missing { after, within: None, after_id: 0, told });
             }
             Taken::Nothing if past => self.seen = None,
             Taken::Nothing => {}
@@ -325,31 +270,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             // What another socket of the user has confirmed this moment need not be told again.
             context.confirmations.settle().await;
             Found::Undelivered(
-                insistently(|| {
-                    context
-                        .store
-                        .undelivered(&user, context.replay_window, context.replay_limit)
-                })
-                .await,
+                insistently(|| context.store.undelivered(&user, context.replay_window, context.replay_limit)).await,
             )
         }));
     }
 
     fn ask_for_page(&mut self) {
         let Some(missing) = &self.missing else { return };
-        let (after, within, after_id) = (
-            missing.after.clone(),
-            missing.within.clone(),
-            missing.after_id,
-        );
+        let (after, within, after_id) = (missing.after.clone(), missing.within.clone(), missing.after_id);
         let (context, user) = (self.context.clone(), self.mail.user().clone());
         self.asking = Some(Box::pin(async move {
             let within = match within {
                 Some(within) => within,
                 None => insistently(|| context.store.position()).await,
             };
-            let page =
-                insistently(|| context.store.missed(&user, &after, &within, after_id, PAGE)).await;
+            let page = insistently(|| context.store.missed(&user, &after, &within, after_id, PAGE)).await;
             Found::Page(within, page)
         }));
     }
@@ -358,29 +293,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.asking = None;
         match found {
             Found::Undelivered(found) => {
-                let hello =
-                    protocol::hello_frame(self.mail.user(), found.unread, &found.server_time);
+                let hello = protocol::hello_frame(self.mail.user(), found.unread, &found.server_time);
                 self.feed(Message::Text(hello));
-                self.backlog.extend(
-                    found
-                        .notifications
-                        .iter()
-                        .map(|n| Outgoing::Mail(Mail::new(n, true))),
-                );
+                self.backlog.extend(found.notifications.iter().map(|n| Outgoing::Mail(Mail::new(n, true))));
                 if found.more > 0 {
-                    let before = found
-                        .notifications
-                        .first()
-                        .map_or(i64::MAX, |oldest| oldest.id);
-                    let summary = Summary {
-                        user: self.mail.user().clone(),
-                        within: found.position.clone(),
-                        before,
-                    };
-                    self.backlog.push_back(Outgoing::Summary(
-                        protocol::more_frame(found.more),
-                        Box::new(summary),
-                    ));
+                    let before = found.notifications.first().map_or(i64::MAX, |oldest| oldest.id);
+                    let summary = Summary { user: self.mail.user().clone(), within: found.position.clone(), before };
+                    self.backlog.push_back(Outgoing::Summary(protocol::more_frame(found.more), Box::new(summary)));
                 }
                 self.seen = Some(found.position);
             }
@@ -389,8 +308,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     return;
                 };
                 let fresh = page.iter().filter(|n| !missing.told.contains(&n.id));
-                self.backlog
-                    .extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, false))));
+                self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, false))));
                 match page.last() {
                     Some(last) => (missing.after_id, missing.within) = (last.id, Some(within)),
                     None => (self.missing, self.seen) = (None, Some(within)),
@@ -405,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             Step::Flushed(Ok(())) => {
                 self.unflushed = None;
                 self.unwritten_pongs = 0;
-                if self.last_ping != self.last_pong && self.unanswered.is_none() {
+                if self.receipts.is_awaited() && self.unanswered.is_none() {
                     self.unanswered = Some(now);
                 }
                 None
@@ -415,7 +333,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Message::Text(text) if protocol::is_client_frame(&text) => None,
                 Message::Text(_) | Message::Binary(_) => Some(End::Close(CloseCode::BadFrame)),
                 Message::Pong(echo) => {
-                    self.pong(&echo, now);
+                    if self.receipts.pong(&echo, now) {
+                        self.next_idle_ping = idle_ping();
+                        // A later ping may still be on its way: this one shows that the other side answers.
+                        self.unanswered = self.receipts.is_awaited().then_some(now);
+                    }
                     None
                 }
                 Message::Close(_) => Some(End::Gone),
@@ -423,8 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     // The answer is in the buffer already.
                     self.unflushed.get_or_insert(now);
                     self.unwritten_pongs += 1;
-                    (self.unwritten_pongs > MAX_UNWRITTEN_PONGS)
-                        .then_some(End::Close(CloseCode::TooSlow))
+                    (self.unwritten_pongs > MAX_UNWRITTEN_PONGS).then_some(End::Close(CloseCode::TooSlow))
                 }
                 Message::Frame(_) => None,
             },
@@ -438,33 +359,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    /// A pong confirms what its own ping and all before it cover. Others' pongs and empty ones are legal and mean nothing.
-    fn pong(&mut self, echo: &[u8], now: Instant) {
-        let Ok(number) = echo.try_into().map(u32::from_be_bytes) else {
-            return;
-        };
-        if number <= self.last_pong || number > self.last_ping {
-            return;
-        }
-        self.last_pong = number;
-        self.next_idle_ping = idle_ping();
-        // A later ping may still be on its way: this one shows that the other side answers.
-        self.unanswered = (number != self.last_ping).then_some(now);
-        let confirmed = self.sent.len() - self.unconfirmed;
-        for sent in self
-            .sent
-            .range_mut(confirmed..)
-            .take_while(|sent| sent.ping <= number)
-        {
-            sent.confirmed = Some(now);
-            self.unconfirmed -= 1;
-        }
-    }
-
     /// Does what time brings. Returns why the socket ends if it does.
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
-        let written = self.socket.get_ref().written;
+        let written = self.socket.get_ref().written();
         if written != self.written {
             // A slow link makes progress: neither it nor a ping behind what it carries is late.
             self.written = written;
@@ -482,19 +380,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             return Some(End::Close(CloseCode::NoPong));
         }
         self.note(now);
-        // Until the stream is past it, a catch-up would find it again and has to know that it was told.
-        while self.noted > 0
-            && self.sent.front().is_some_and(|sent| match sent.what {
-                What::Notification { xid, .. } => self.mail.is_past(xid),
-                What::Summary(_) => true,
-            })
-        {
-            self.sent.pop_front();
-            self.noted -= 1;
-        }
-        if self.sent.is_empty() {
-            self.sent = VecDeque::new();
-        }
+        self.receipts.forget(|xid| self.mail.is_past(xid));
         let again = self.unanswered.is_some() && now >= self.pinged + PING_AGAIN;
         if (again || now >= self.next_idle_ping) && self.unflushed.is_none() {
             self.ping();
@@ -507,38 +393,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Leaves confirmations that have settled by `now`.
     fn note(&mut self, now: Instant) {
-        while let Some(sent) = self.sent.get(self.noted)
-            && sent
-                .confirmed
-                .is_some_and(|confirmed| now >= confirmed + SETTLE)
-        {
-            self.noted += 1;
-            match &sent.what {
-                What::Notification { id, slot, .. } => {
-                    self.context.confirmations.delivered(*id, *slot)
-                }
-                What::Summary(summary) => {
-                    self.context.confirmations.summarized((**summary).clone())
-                }
-            }
-        }
+        let confirmations = &self.context.confirmations;
+        self.receipts.settle(now, |what| match what {
+            What::Notification { id, slot, .. } => confirmations.delivered(*id, *slot),
+            What::Summary(summary) => confirmations.summarized((**summary).clone()),
+        });
     }
 
     /// When [`Self::tick`] has something to do.
     fn deadline(&self) -> Instant {
-        let settled = self
-            .sent
-            .get(self.noted)
-            .and_then(|sent| sent.confirmed)
-            .map(|at| at + SETTLE);
-        let retired = (self.noted > 0).then(|| Instant::now() + SETTLE);
         [
-            settled,
-            retired,
+            self.receipts.deadline(),
             self.unflushed.map(|since| since + PATIENCE),
             self.unanswered.map(|since| since + PATIENCE),
-            (self.unanswered.is_some() && self.unflushed.is_none())
-                .then(|| self.pinged + PING_AGAIN),
+            (self.unanswered.is_some() && self.unflushed.is_none()).then(|| self.pinged + PING_AGAIN),
         ]
         .into_iter()
         .flatten()
@@ -546,9 +414,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     fn ping(&mut self) {
-        self.last_ping += 1;
         self.pinged = Instant::now();
-        self.feed(Message::Ping(self.last_ping.to_be_bytes().to_vec().into()));
+        let payload = self.receipts.ping();
+        self.feed(Message::Ping(payload.to_vec().into()));
     }
 
     /// Puts a message into the socket's buffer, which takes any amount: it is asked only when the one before is flushed.
@@ -584,7 +452,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let sockets = self.context.metrics.sockets.get() as f64;
         let turn = Duration::from_secs_f64(fastrand::f64() * (sockets / 2_000.0).min(3.0));
         let _ = timeout(FAREWELL, async {
-            while self.unconfirmed > 0 {
+            while !self.receipts.is_confirmed() {
                 let step = step(&mut self.socket, self.unflushed.is_some()).await;
                 if self.stepped(step).is_some() {
                     return;
@@ -598,10 +466,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 }
 
 /// Flushes while something is unflushed and reads all the while. Cancel safe: both are polled, and nothing is held between.
-async fn step<S: AsyncRead + AsyncWrite + Unpin>(
-    socket: &mut WebSocketStream<Metered<S>>,
-    unflushed: bool,
-) -> Step {
+async fn step<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<Metered<S>>, unflushed: bool) -> Step {
     poll_fn(|cx| {
         if unflushed && let Poll::Ready(flushed) = socket.poll_flush_unpin(cx) {
             return Poll::Ready(Step::Flushed(flushed));
@@ -611,60 +476,12 @@ async fn step<S: AsyncRead + AsyncWrite + Unpin>(
     .await
 }
 
-/// A connection that counts what it has written: a flush says only when all of it has gone.
-pub struct Metered<S> {
-    inner: S,
-    written: u64,
-}
-
-impl<S> Metered<S> {
-    /// Nothing is written yet.
-    pub fn new(inner: S) -> Self {
-        Self { inner, written: 0 }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(count)) = &written {
-            self.written += *count as u64;
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
 /// Asks until the database answers: the socket stays open meanwhile, and nothing is told out of turn.
 async fn insistently<T, Q: Future<Output = anyhow::Result<T>>>(question: impl Fn() -> Q) -> T {
     loop {
         match question().await {
             Ok(answer) => return answer,
-            Err(error) => warn!(
-                error = format!("{error:#}"),
-                "catch-up failed, asking again"
-            ),
+            Err(error) => warn!(error = format!("{error:#}"), "catch-up failed, asking again"),
         }
         sleep(Duration::from_millis(500 + fastrand::u64(..1000))).await;
     }

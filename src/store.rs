@@ -12,9 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
-};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
@@ -52,9 +50,12 @@ impl fmt::Debug for DatabaseUrl {
 impl DatabaseUrl {
     fn config(&self) -> Result<Config> {
         // The parser's own message repeats parts of the text.
-        let mut config: Config = self.0.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty()).context(
-            "the database URL is malformed: it reads postgresql://user:password@host:port/database",
-        )?;
+        let mut config: Config = self
+            .0
+            .parse()
+            .ok()
+            .filter(|config: &Config| !config.get_hosts().is_empty())
+            .context("the database URL is malformed: it reads postgresql://user:password@host:port/database")?;
         // A link that died without a word is noticed by keepalives and by what is not acknowledged.
         config
             .connect_timeout(CONNECT_LIMIT)
@@ -77,25 +78,14 @@ fn place(config: &Config) -> String {
         .iter()
         .enumerate()
         .map(|(i, host)| {
-            let port = config
-                .get_ports()
-                .get(i)
-                .or(config.get_ports().first())
-                .unwrap_or(&5432);
+            let port = config.get_ports().get(i).or(config.get_ports().first()).unwrap_or(&5432);
             match host {
                 Host::Tcp(name) => format!("{name}:{port}"),
                 Host::Unix(path) => format!("{}:{port}", path.display()),
             }
         })
         .collect();
-    format!(
-        "{}, database {}",
-        hosts.join(","),
-        config
-            .get_dbname()
-            .or(config.get_user())
-            .unwrap_or_default()
-    )
+    format!("{}, database {}", hosts.join(","), config.get_dbname().or(config.get_user()).unwrap_or_default())
 }
 
 /// What an opening socket is told first.
@@ -137,22 +127,13 @@ impl Store {
     /// The address is malformed.
     pub fn new(url: &DatabaseUrl, size: usize) -> Result<Self> {
         let config = url.config()?;
-        let manager = Manager::from_config(
-            config.clone(),
-            NoTls,
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
-        );
+        let manager =
+            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let limit = Some(Duration::from_secs(10));
         let pool = Pool::builder(manager)
             .max_size(size)
             .runtime(Runtime::Tokio1)
-            .timeouts(Timeouts {
-                wait: limit,
-                create: limit,
-                recycle: limit,
-            })
+            .timeouts(Timeouts { wait: limit, create: limit, recycle: limit })
             // Whatever the database's default: under SERIALIZABLE our reads would conflict with writers.
             .post_create(Hook::async_fn(|client, _| {
                 Box::pin(async move {
@@ -161,10 +142,7 @@ impl Store {
                 })
             }))
             .build()?;
-        Ok(Self {
-            config: Arc::new(config),
-            pool,
-        })
+        Ok(Self { config: Arc::new(config), pool })
     }
 
     /// A connection of its own, outside the pool: for LISTEN and for locks that live as long as their session.
@@ -172,9 +150,7 @@ impl Store {
     /// # Errors
     /// The server cannot be reached or refuses.
     pub async fn link(&self) -> Result<Link> {
-        Link::connect(&self.config)
-            .await
-            .with_context(|| format!("connecting to {}", self.place()))
+        Link::connect(&self.config).await.with_context(|| format!("connecting to {}", self.place()))
     }
 
     /// Host, port and name of the database, for messages.
@@ -213,17 +189,12 @@ impl Store {
         let lease = self.lease().await?;
         let rows = lease
             .limit(ANSWER_LIMIT, async {
-                let statement = lease
-                    .prepare_cached("select * from notifier.stream($1::text::pg_snapshot)")
-                    .await?;
+                let statement = lease.prepare_cached("select * from notifier.stream($1::text::pg_snapshot)").await?;
                 lease.query_raw(&statement, [after.to_string()]).await
             })
             .await?;
         let mut rows = std::pin::pin!(rows);
-        let head = lease
-            .limit(limit, rows.try_next())
-            .await?
-            .context("the stream has no position")?;
+        let head = lease.limit(limit, rows.try_next()).await?.context("the stream has no position")?;
         let position = head.try_get::<_, &str>(0)?.parse()?;
         let work = head.try_get::<_, Option<f64>>(1)?.map(seconds);
         while let Some(row) = lease.limit(ANSWER_LIMIT, rows.try_next()).await? {
@@ -237,36 +208,22 @@ impl Store {
     /// # Errors
     /// The database cannot be asked.
     pub async fn position(&self) -> Result<Position> {
-        self.one("select pg_current_snapshot()::text", &[])
-            .await?
-            .try_get::<_, &str>(0)?
-            .parse()
+        self.one("select pg_current_snapshot()::text", &[]).await?.try_get::<_, &str>(0)?.parse()
     }
 
     /// What a user has not been told within the window: the newest `limit`.
     ///
     /// # Errors
     /// The database cannot be asked.
-    pub async fn undelivered(
-        &self,
-        user: &UserId,
-        window: Duration,
-        limit: i32,
-    ) -> Result<Undelivered> {
+    pub async fn undelivered(&self, user: &UserId, window: Duration, limit: i32) -> Result<Undelivered> {
         let sql = "select * from notifier.undelivered($1, make_interval(secs => $2), $3)";
-        let row = self
-            .one(sql, &[&user.as_str(), &window.as_secs_f64(), &limit])
-            .await?;
+        let row = self.one(sql, &[&user.as_str(), &window.as_secs_f64(), &limit]).await?;
         Ok(Undelivered {
             position: row.try_get::<_, &str>(0)?.parse()?,
             unread: row.try_get(1)?,
             more: row.try_get(2)?,
             server_time: row.try_get(3)?,
-            notifications: row
-                .try_get::<_, Vec<&str>>(4)?
-                .into_iter()
-                .filter_map(decode)
-                .collect(),
+            notifications: row.try_get::<_, Vec<&str>>(4)?.into_iter().filter_map(decode).collect(),
         })
     }
 
@@ -286,23 +243,8 @@ impl Store {
         let sql = "select array(select notification from
                    notifier.missed($1, $2::text[]::pg_snapshot[], $3::text::pg_snapshot, $4, $5))";
         let after: Vec<String> = after.iter().map(Position::to_string).collect();
-        let row = self
-            .one(
-                sql,
-                &[
-                    &user.as_str(),
-                    &after,
-                    &within.to_string(),
-                    &after_id,
-                    &limit,
-                ],
-            )
-            .await?;
-        Ok(row
-            .try_get::<_, Vec<&str>>(0)?
-            .into_iter()
-            .filter_map(decode)
-            .collect())
+        let row = self.one(sql, &[&user.as_str(), &after, &within.to_string(), &after_id, &limit]).await?;
+        Ok(row.try_get::<_, Vec<&str>>(0)?.into_iter().filter_map(decode).collect())
     }
 
     /// Notes that notifications, as (id, slot), reached a socket of their user. Returns how many had not before, and the ids of
@@ -310,14 +252,9 @@ impl Store {
     ///
     /// # Errors
     /// The database cannot be asked; nothing is noted then.
-    pub async fn confirm(
-        &self,
-        delivered: impl Iterator<Item = (i64, i16)>,
-    ) -> Result<(i64, Vec<i64>)> {
+    pub async fn confirm(&self, delivered: impl Iterator<Item = (i64, i16)>) -> Result<(i64, Vec<i64>)> {
         let (ids, slots): (Vec<i64>, Vec<i16>) = delivered.unzip();
-        let row = self
-            .one("select * from notifier.confirm($1, $2)", &[&ids, &slots])
-            .await?;
+        let row = self.one("select * from notifier.confirm($1, $2)", &[&ids, &slots]).await?;
         Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
@@ -327,10 +264,7 @@ impl Store {
     /// The database cannot be asked; nothing is noted then.
     pub async fn summarize(&self, user: &UserId, within: &Position, before: i64) -> Result<i64> {
         let sql = "select notifier.summarize($1, $2::text::pg_snapshot, $3)";
-        Ok(self
-            .one(sql, &[&user.as_str(), &within.to_string(), &before])
-            .await?
-            .try_get(0)?)
+        Ok(self.one(sql, &[&user.as_str(), &within.to_string(), &before]).await?.try_get(0)?)
     }
 
     /// Does a piece of what the service owes (timers that are due above all). Returns how long until there is more.
@@ -338,11 +272,7 @@ impl Store {
     /// # Errors
     /// The database cannot be asked or undid the piece; it is still owed then.
     pub async fn work(&self) -> Result<Option<Duration>> {
-        Ok(self
-            .one("select notifier.work()", &[])
-            .await?
-            .try_get::<_, Option<f64>>(0)?
-            .map(seconds))
+        Ok(self.one("select notifier.work()", &[]).await?.try_get::<_, Option<f64>>(0)?.map(seconds))
     }
 
     /// Sends a beat on the channel. `from` is a word. In the simple protocol, which a pooler lets through.
@@ -351,9 +281,7 @@ impl Store {
     /// The database cannot be asked.
     pub async fn beat(&self, from: &str) -> Result<()> {
         let lease = self.lease().await?;
-        lease
-            .limit(ANSWER_LIMIT, lease.batch_execute(&beat(from)))
-            .await
+        lease.limit(ANSWER_LIMIT, lease.batch_execute(&beat(from))).await
     }
 
     /// Runs an application's script of several statements in one transaction; returns how many rows its last one touched.
@@ -383,19 +311,10 @@ impl Store {
         let lease = self.lease().await?;
         let sql = "select id, event, (key ->> 0)::int8, extract(epoch from due_at - clock_timestamp())::float8
                    from notifier.timer where id > coalesce($1, (select max(id) - 1 from notifier.timer), 0) order by id";
-        let rows = lease
-            .limit(ANSWER_LIMIT, lease.query(sql, &[&last]))
-            .await?;
-        let end = rows
-            .last()
-            .map_or(Ok(last.unwrap_or(0)), |row| row.try_get(0))?;
-        let timer = |row: &Row| {
-            Ok(Timer {
-                event: row.try_get(1)?,
-                booking_id: row.try_get(2)?,
-                in_seconds: row.try_get(3)?,
-            })
-        };
+        let rows = lease.limit(ANSWER_LIMIT, lease.query(sql, &[&last])).await?;
+        let end = rows.last().map_or(Ok(last.unwrap_or(0)), |row| row.try_get(0))?;
+        let timer =
+            |row: &Row| Ok(Timer { event: row.try_get(1)?, booking_id: row.try_get(2)?, in_seconds: row.try_get(3)? });
         Ok((end, rows.iter().map(timer).collect::<Result<_>>()?))
     }
 }
@@ -413,10 +332,7 @@ impl Store {
     }
 
     async fn lease(&self) -> Result<Lease> {
-        Ok(Lease {
-            object: Some(self.pool.get().await?),
-            asking: AtomicBool::new(false),
-        })
+        Ok(Lease { object: Some(self.pool.get().await?), asking: AtomicBool::new(false) })
     }
 }
 
@@ -434,9 +350,7 @@ impl Lease {
         question: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T> {
         self.asking.store(true, Ordering::Relaxed);
-        let answer = timeout(limit, question)
-            .await
-            .context("the database does not answer")?;
+        let answer = timeout(limit, question).await.context("the database does not answer")?;
         self.asking.store(false, Ordering::Relaxed);
         Ok(answer?)
     }

@@ -12,11 +12,7 @@ use crate::support::{Database, LIMIT, Socket, database, eventually};
 
 fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parkmate-notifier"));
-    command
-        .kill_on_drop(true)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["DATABASE_URL", "LISTEN", "AUTH", "LOG"] {
         command.env_remove(format!("NOTIFIER_{name}"));
     }
@@ -25,22 +21,13 @@ fn binary() -> Command {
 
 /// Runs to the end: exit code, stdout, stderr.
 async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = timeout(LIMIT, binary().args(arguments).output())
-        .await
-        .expect("it never ended")
-        .unwrap();
+    let output = timeout(LIMIT, binary().args(arguments).output()).await.expect("it never ended").unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (
-        output.status.code(),
-        text(&output.stdout),
-        text(&output.stderr),
-    )
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
 /// A running `serve`, its address, and its log.
-async fn serve(
-    mut command: Command,
-) -> (Child, std::net::SocketAddr, Lines<BufReader<ChildStderr>>) {
+async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<BufReader<ChildStderr>>) {
     let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let address = timeout(LIMIT, async {
@@ -64,10 +51,7 @@ async fn serve(
 }
 
 fn signal(child: &Child, name: &str) {
-    let status = std::process::Command::new("kill")
-        .args([name, &child.id().unwrap().to_string()])
-        .status()
-        .unwrap();
+    let status = std::process::Command::new("kill").args([name, &child.id().unwrap().to_string()]).status().unwrap();
     assert!(status.success());
 }
 
@@ -76,82 +60,27 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
     let migrated = Database::new().await;
     let unmigrated = Database::empty().await;
     let serve = |url: &str, listen: &str, auth: &str| {
-        [
-            "serve",
-            "--database-url",
-            url,
-            "--listen",
-            listen,
-            "--auth",
-            auth,
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        ["serve", "--database-url", url, "--listen", listen, "--auth", auth].map(str::to_owned).to_vec()
     };
     let here = "127.0.0.1:0";
-    let missing = migrated
-        .url()
-        .replace(&migrated.name, "no_such_database")
-        .replace("parkmate@", "parkmate:geheim@");
+    let missing = migrated.url().replace(&migrated.name, "no_such_database").replace("parkmate@", "parkmate:geheim@");
     for (arguments, code, says) in [
         (
             serve("postgresql://u:geheim@127.0.0.1:1/x", here, "none"),
             1,
             "connecting to 127.0.0.1:1, database x: error connecting to server: Connection refused",
         ),
+        (serve(&missing, here, "none"), 1, "database \"no_such_database\" does not exist"),
+        (serve("geheim nonsense", here, "none"), 1, "postgresql://user:password@host:port/database"),
+        (serve("http://u:geheim@127.0.0.1/x", here, "none"), 1, "postgresql://user:password@host:port/database"),
+        (serve(&unmigrated.url(), here, "none"), 1, "run `parkmate-notifier migrate` first"),
+        (serve(&migrated.url(), "0.0.0.0:0", "none"), 1, "--auth none lets anyone read anyone"),
+        (serve(&migrated.url(), "[::]:0", "none"), 1, "listen on 127.0.0.1"),
+        (serve(&migrated.url(), here, "trust"), 2, "invalid value 'trust' for '--auth <AUTH>'"),
+        (["serve", "--database-url", &migrated.url(), "--listen", here].map(str::to_owned).to_vec(), 2, "--auth"),
+        (serve(&migrated.url(), "127.0.0.1", "none"), 2, "invalid socket address"),
         (
-            serve(&missing, here, "none"),
-            1,
-            "database \"no_such_database\" does not exist",
-        ),
-        (
-            serve("geheim nonsense", here, "none"),
-            1,
-            "postgresql://user:password@host:port/database",
-        ),
-        (
-            serve("http://u:geheim@127.0.0.1/x", here, "none"),
-            1,
-            "postgresql://user:password@host:port/database",
-        ),
-        (
-            serve(&unmigrated.url(), here, "none"),
-            1,
-            "run `parkmate-notifier migrate` first",
-        ),
-        (
-            serve(&migrated.url(), "0.0.0.0:0", "none"),
-            1,
-            "--auth none lets anyone read anyone",
-        ),
-        (
-            serve(&migrated.url(), "[::]:0", "none"),
-            1,
-            "listen on 127.0.0.1",
-        ),
-        (
-            serve(&migrated.url(), here, "trust"),
-            2,
-            "invalid value 'trust' for '--auth <AUTH>'",
-        ),
-        (
-            ["serve", "--database-url", &migrated.url(), "--listen", here]
-                .map(str::to_owned)
-                .to_vec(),
-            2,
-            "--auth",
-        ),
-        (
-            serve(&migrated.url(), "127.0.0.1", "none"),
-            2,
-            "invalid socket address",
-        ),
-        (
-            vec![
-                "migrate".to_owned(),
-                "--database-url".to_owned(),
-                "postgresql://u:geheim@127.0.0.1:1/x".to_owned(),
-            ],
+            vec!["migrate".to_owned(), "--database-url".to_owned(), "postgresql://u:geheim@127.0.0.1:1/x".to_owned()],
             1,
             "Connection refused",
         ),
@@ -160,10 +89,7 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
         let (status, stdout, stderr) = run(&arguments).await;
         assert_eq!(status, Some(code), "{arguments:?}\n{stderr}");
         assert!(stderr.contains(says), "{arguments:?}\n{stderr}");
-        assert!(
-            !stdout.contains("geheim") && !stderr.contains("geheim"),
-            "{arguments:?}\n{stderr}"
-        );
+        assert!(!stdout.contains("geheim") && !stderr.contains("geheim"), "{arguments:?}\n{stderr}");
     }
 }
 
@@ -172,10 +98,7 @@ async fn migrate_says_what_it_did() {
     let database = Database::empty().await;
     let (status, stdout, _) = run(&["migrate", "--database-url", &database.url()]).await;
     assert_eq!(status, Some(0));
-    assert!(
-        stdout.contains("applied V1__state") && stdout.contains("0 events generated again"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("applied V1__state") && stdout.contains("0 events generated again"), "{stdout}");
     let (status, stdout, _) = run(&["migrate", "--database-url", &database.url()]).await;
     assert_eq!(status, Some(0));
     assert!(!stdout.contains("applied V1__state"), "{stdout}");
@@ -197,19 +120,14 @@ async fn sigterm_closes_the_sockets_with_1012_and_ends() {
     }
     // One that reads nothing any more must not hold up the end.
     let stuck = Socket::open(address, "8").await;
-    database
-        .run("select notifier.send('8', 'info', repeat('x', 100000)) from generate_series(1, 30)")
-        .await;
+    database.run("select notifier.send('8', 'info', repeat('x', 100000)) from generate_series(1, 30)").await;
     signal(&child, "-TERM");
     for socket in &mut sockets {
         if socket.user != "8" {
             assert_eq!(socket.ending().await, Ending::Closed(1012));
         }
     }
-    let status = timeout(LIMIT, child.wait())
-        .await
-        .expect("it never ended")
-        .unwrap();
+    let status = timeout(LIMIT, child.wait()).await.expect("it never ended").unwrap();
     assert_eq!(status.code(), Some(0));
     drop(stuck);
 }
@@ -217,12 +135,8 @@ async fn sigterm_closes_the_sockets_with_1012_and_ends() {
 /// The demo is a whole system, and nothing of it stays when it is killed the hard way.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_runs_and_leaves_nothing_behind_when_killed() {
-    let mut child = binary()
-        .args(["demo", "--listen", "127.0.0.1:0"])
-        .spawn()
-        .unwrap();
-    let mut lines: Lines<BufReader<ChildStdout>> =
-        BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut child = binary().args(["demo", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let mut lines: Lines<BufReader<ChildStdout>> = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut address = None;
     let mut url = None;
     timeout(LIMIT, async {
@@ -240,29 +154,18 @@ async fn the_demo_runs_and_leaves_nothing_behind_when_killed() {
     .expect("the demo never started");
     let (address, url): (std::net::SocketAddr, String) = (address.unwrap(), url.unwrap());
     let mut dora = Socket::open(address, "7").await;
-    let done = reqwest::Client::new()
-        .post(format!("http://{address}/demo/actions/booking.declined"))
-        .send()
-        .await
-        .unwrap();
+    let done =
+        reqwest::Client::new().post(format!("http://{address}/demo/actions/booking.declined")).send().await.unwrap();
     assert_eq!(done.json::<serde_json::Value>().await.unwrap()["rows"], 1);
     assert_eq!(dora.frame().await["event"], "booking.declined");
 
     let app = database::connect(&url).await;
-    let postmaster: i32 = app
-        .query_one(
-            "select pg_postmaster_start_time(), current_setting('port')::int",
-            &[],
-        )
-        .await
-        .unwrap()
-        .get(1);
+    let postmaster: i32 =
+        app.query_one("select pg_postmaster_start_time(), current_setting('port')::int", &[]).await.unwrap().get(1);
     child.kill().await.unwrap();
     assert_eq!(child.wait().await.unwrap().signal(), Some(9));
     eventually("its Postgres is gone", || async {
-        tokio::net::TcpStream::connect(("127.0.0.1", postmaster as u16))
-            .await
-            .is_err()
+        tokio::net::TcpStream::connect(("127.0.0.1", postmaster as u16)).await.is_err()
     })
     .await;
 }
@@ -270,98 +173,47 @@ async fn the_demo_runs_and_leaves_nothing_behind_when_killed() {
 /// LISTEN through a pool in transaction mode is accepted and never heard: the service finds out and says it in so many words.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_in_transaction_mode_is_called_by_its_name() {
-    let Some(pgbouncer) = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
-        .into_iter()
-        .find(|path| std::path::Path::new(path).exists())
+    let Some(pgbouncer) =
+        ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| std::path::Path::new(path).exists())
     else {
         println!("skipped: no pgbouncer: install the package pgbouncer");
         return;
     };
     let database = Database::new().await;
-    let port = database
-        .url()
-        .split(':')
-        .nth(2)
-        .unwrap()
-        .split('/')
-        .next()
-        .unwrap()
-        .to_owned();
+    let port = database.url().split(':').nth(2).unwrap().split('/').next().unwrap().to_owned();
     let folder = tempfile::tempdir().unwrap();
-    let own = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let config = folder.path().join("pgbouncer.ini");
     std::fs::write(
         &config,
-        format!("[databases]\n* = host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\n\
-                 unix_socket_dir =\nauth_type = any\npool_mode = transaction\n[users]\n")
+        format!(
+            "[databases]\n* = host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\n\
+                 unix_socket_dir =\nauth_type = any\npool_mode = transaction\n[users]\n"
+        )
         .replace("* = host", &format!("{} = user=parkmate host", database.name)),
     )
     .unwrap();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut pooler = Command::new(pgbouncer);
-    if std::process::Command::new("id")
-        .arg("-u")
-        .output()
-        .unwrap()
-        .stdout
-        == b"0\n"
-    {
+    if std::process::Command::new("id").arg("-u").output().unwrap().stdout == b"0\n" {
         // It refuses root.
         let id = |flag| {
-            String::from_utf8(
-                std::process::Command::new("id")
-                    .args([flag, "nobody"])
-                    .output()
-                    .unwrap()
-                    .stdout,
-            )
-            .unwrap()
+            String::from_utf8(std::process::Command::new("id").args([flag, "nobody"]).output().unwrap().stdout).unwrap()
         };
-        pooler
-            .uid(id("-u").trim().parse().unwrap())
-            .gid(id("-g").trim().parse().unwrap());
+        pooler.uid(id("-u").trim().parse().unwrap()).gid(id("-g").trim().parse().unwrap());
     }
-    let _pooler = pooler
-        .arg(&config)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    eventually("the pooler answers", || async {
-        tokio::net::TcpStream::connect(("127.0.0.1", own))
-            .await
-            .is_ok()
-    })
-    .await;
+    let _pooler = pooler.arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    eventually("the pooler answers", || async { tokio::net::TcpStream::connect(("127.0.0.1", own)).await.is_ok() })
+        .await;
 
     let url = format!("postgresql://parkmate@127.0.0.1:{own}/{}", database.name);
     let mut command = binary();
-    command.args([
-        "serve",
-        "--database-url",
-        &url,
-        "--listen",
-        "127.0.0.1:0",
-        "--auth",
-        "none",
-    ]);
+    command.args(["serve", "--database-url", &url, "--listen", "127.0.0.1:0", "--auth", "none"]);
     let (_child, address, _log) = serve(command).await;
     eventually("readiness names the pooler", || async {
-        let response = reqwest::get(format!("http://{address}/readyz"))
-            .await
-            .unwrap();
-        response.status() == 503
-            && response
-                .text()
-                .await
-                .unwrap()
-                .contains("a pooler in transaction mode (pgbouncer")
+        let response = reqwest::get(format!("http://{address}/readyz")).await.unwrap();
+        response.status() == 503 && response.text().await.unwrap().contains("a pooler in transaction mode (pgbouncer")
     })
     .await;
 }

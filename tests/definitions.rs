@@ -15,10 +15,7 @@ fn event(change: (&str, &str)) -> String {
         ("query", "$$ select user_id, amount from changed $$"),
     ]);
     arguments.insert(change.0, change.1);
-    let list: Vec<_> = arguments
-        .iter()
-        .map(|(name, value)| format!("{name} => {value}"))
-        .collect();
+    let list: Vec<_> = arguments.iter().map(|(name, value)| format!("{name} => {value}")).collect();
     format!("select notifier.define_event({})", list.join(", "))
 }
 
@@ -32,10 +29,7 @@ fn timer(change: (&str, &str)) -> String {
         ("query", "$$ select user_id from due $$"),
     ]);
     arguments.insert(change.0, change.1);
-    let list: Vec<_> = arguments
-        .iter()
-        .map(|(name, value)| format!("{name} => {value}"))
-        .collect();
+    let list: Vec<_> = arguments.iter().map(|(name, value)| format!("{name} => {value}")).collect();
     format!("select notifier.define_timer({})", list.join(", "))
 }
 
@@ -48,128 +42,47 @@ async fn a_mistake_is_refused_in_words_and_changes_nothing() {
              create view public.view as select * from public.payment; create temp table temporary (id int)",
         )
         .await;
-    let before: String = database
-        .one("select md5(string_agg(d::text, '' order by name)) from notifier.definition d")
-        .await;
+    let before: String =
+        database.one("select md5(string_agg(d::text, '' order by name)) from notifier.definition d").await;
     for (sql, state, says) in [
+        (event(("name", "'A b'")), "22023", "'A b' is no name for an event"),
+        (event(("name", "null")), "22023", "null is no name for an event"),
+        (event(("level", "'warn'")), "22023", "level 'warn' is not known"),
+        (event(("operation", "'truncate'")), "22023", "operation 'truncate' is not known"),
+        (event(("source", "'public.view'")), "42809", "is no table of an application"),
+        (event(("source", "'temporary'")), "42809", "is no table of an application"),
+        (event(("source", "'notifier.timer'")), "42809", "is no table of an application"),
+        (event(("source", "'public.nope'")), "42P01", "relation \"public.nope\" does not exist"),
+        (event(("message", "null")), "22023", "message and query must be given"),
+        (event(("message", "'Paid {amout}.'")), "42703", "uses {amout}, which is no column of its query"),
+        (event(("message", "'Paid {amount.'")), "42601", "has an unpaired \"{\""),
         (
-            event(("name", "'A b'")),
-            "22023",
-            "'A b' is no name for an event",
-        ),
-        (
-            event(("name", "null")),
-            "22023",
-            "null is no name for an event",
-        ),
-        (
-            event(("level", "'warn'")),
-            "22023",
-            "level 'warn' is not known",
-        ),
-        (
-            event(("operation", "'truncate'")),
-            "22023",
-            "operation 'truncate' is not known",
-        ),
-        (
-            event(("source", "'public.view'")),
-            "42809",
-            "is no table of an application",
-        ),
-        (
-            event(("source", "'temporary'")),
-            "42809",
-            "is no table of an application",
-        ),
-        (
-            event(("source", "'notifier.timer'")),
-            "42809",
-            "is no table of an application",
-        ),
-        (
-            event(("source", "'public.nope'")),
-            "42P01",
-            "relation \"public.nope\" does not exist",
-        ),
-        (
-            event(("message", "null")),
-            "22023",
-            "message and query must be given",
-        ),
-        (
-            event(("message", "'Paid {amout}.'")),
-            "42703",
-            "uses {amout}, which is no column of its query",
-        ),
-        (
-            event(("message", "'Paid {amount.'")),
-            "42601",
-            "has an unpaired \"{\"",
-        ),
-        (
-            event((
-                "message",
-                "'Paid {amount:HH24}.', query => 'select user_id, status as amount from changed'",
-            ))
-            .replace(", query => $$ select user_id, amount from changed $$", ""),
+            event(("message", "'Paid {amount:HH24}.', query => 'select user_id, status as amount from changed'"))
+                .replace(", query => $$ select user_id, amount from changed $$", ""),
             "42883",
             "function to_char(text",
         ),
-        (
-            event(("query", "'select amount from changed'")),
-            "42703",
-            "has no column user_id",
-        ),
-        (
-            event(("query", "'select user_id, amout from changed'")),
-            "42703",
-            "column \"amout\" does not exist",
-        ),
+        (event(("query", "'select amount from changed'")), "42703", "has no column user_id"),
+        (event(("query", "'select user_id, amout from changed'")), "42703", "column \"amout\" does not exist"),
         (
             event(("query", "'select user_id, amount from parking_lot'")),
             "42P01",
             "relation \"parking_lot\" does not exist",
         ),
+        (event(("query", "'select user_id, amount from due'")), "42P01", "relation \"due\" does not exist"),
+        (event(("query", "'select user_id, amount, amount from changed'")), "42701", "specified more than once"),
         (
-            event(("query", "'select user_id, amount from due'")),
-            "42P01",
-            "relation \"due\" does not exist",
-        ),
-        (
-            event(("query", "'select user_id, amount, amount from changed'")),
-            "42701",
-            "specified more than once",
-        ),
-        (
-            event((
-                "query",
-                "'select user_id, amount from changed; drop table public.payment'",
-            )),
+            event(("query", "'select user_id, amount from changed; drop table public.payment'")),
             "42601",
             "is more than one statement",
         ),
         (
-            event((
-                "query",
-                "'select 1) q; drop table public.payment; select (1'",
-            )),
+            event(("query", "'select 1) q; drop table public.payment; select (1'")),
             "42601",
             "is more than one statement",
         ),
-        (
-            event((
-                "query",
-                "'select 5 as z) y, (select user_id, amount from new'",
-            )),
-            "42",
-            "",
-        ),
-        (
-            event(("query", "'update public.payment set amount = 0'")),
-            "42601",
-            "syntax error",
-        ),
+        (event(("query", "'select 5 as z) y, (select user_id, amount from new'")), "42", ""),
+        (event(("query", "'update public.payment set amount = 0'")), "42601", "syntax error"),
         (
             event((
                 "query",
@@ -178,108 +91,33 @@ async fn a_mistake_is_refused_in_words_and_changes_nothing() {
             "0A000",
             "data-modifying",
         ),
-        (
-            event((
-                "query",
-                "'select p.user_id, p.amount from public.payment p for update'",
-            )),
-            "0A000",
-            "locks rows",
-        ),
-        (
-            timer(("source", "'public.keyless'")),
-            "42",
-            "has no primary key",
-        ),
+        (event(("query", "'select p.user_id, p.amount from public.payment p for update'")), "0A000", "locks rows"),
+        (timer(("source", "'public.keyless'")), "42", "has no primary key"),
         (timer(("due", "''")), "42601", "due of timer a.b is empty"),
-        (
-            timer(("due", "'end_time - now() + end_time'")),
-            "42601",
-            "depends on the present time",
-        ),
-        (
-            timer(("due", "'(select max(end_time) from public.booking)'")),
-            "42601",
-            "has a subquery",
-        ),
-        (
-            timer(("due", "'max(end_time)'")),
-            "42803",
-            "aggregate functions are not allowed",
-        ),
-        (
-            timer(("due", "'end_tim'")),
-            "42703",
-            "column \"end_tim\" does not exist",
-        ),
-        (
-            timer(("due", "'end_time::timestamp'")),
-            "42804",
-            "is of type timestamp without time zone, not timestamptz",
-        ),
-        (
-            timer(("query", "'select user_id from changed'")),
-            "42P01",
-            "relation \"changed\" does not exist",
-        ),
-        (
-            "select notifier.drop_event('no.such')".to_owned(),
-            "42704",
-            "there is no event 'no.such'",
-        ),
-        (
-            "select notifier.send('8', 'loud', 'x')".to_owned(),
-            "22023",
-            "level 'loud' is not known",
-        ),
-        (
-            "select notifier.send(null, 'info', 'x')".to_owned(),
-            "22004",
-            "must be given",
-        ),
-        (
-            "select notifier.send('', 'info', 'x')".to_owned(),
-            "23514",
-            "user_key_has_1_to_255_bytes",
-        ),
-        (
-            "select notifier.send('8', 'info', 'x', '[1]')".to_owned(),
-            "22023",
-            "data is a JSON array",
-        ),
-        (
-            "select notifier.send('8', 'info', 'x', send_at => 'infinity')".to_owned(),
-            "22023",
-            "send_at is infinity",
-        ),
+        (timer(("due", "'end_time - now() + end_time'")), "42601", "depends on the present time"),
+        (timer(("due", "'(select max(end_time) from public.booking)'")), "42601", "has a subquery"),
+        (timer(("due", "'max(end_time)'")), "42803", "aggregate functions are not allowed"),
+        (timer(("due", "'end_tim'")), "42703", "column \"end_tim\" does not exist"),
+        (timer(("due", "'end_time::timestamp'")), "42804", "is of type timestamp without time zone, not timestamptz"),
+        (timer(("query", "'select user_id from changed'")), "42P01", "relation \"changed\" does not exist"),
+        ("select notifier.drop_event('no.such')".to_owned(), "42704", "there is no event 'no.such'"),
+        ("select notifier.send('8', 'loud', 'x')".to_owned(), "22023", "level 'loud' is not known"),
+        ("select notifier.send(null, 'info', 'x')".to_owned(), "22004", "must be given"),
+        ("select notifier.send('', 'info', 'x')".to_owned(), "23514", "user_key_has_1_to_255_bytes"),
+        ("select notifier.send('8', 'info', 'x', '[1]')".to_owned(), "22023", "data is a JSON array"),
+        ("select notifier.send('8', 'info', 'x', send_at => 'infinity')".to_owned(), "22023", "send_at is infinity"),
     ] {
         let error = database.owner.batch_execute(&sql).await.expect_err(&sql);
         let error = error.as_db_error().unwrap_or_else(|| panic!("{error}"));
-        assert!(
-            error.code().code().starts_with(state),
-            "{sql}\n{} {}",
-            error.code().code(),
-            error.message()
-        );
+        assert!(error.code().code().starts_with(state), "{sql}\n{} {}", error.code().code(), error.message());
         assert!(error.message().contains(says), "{sql}\n{}", error.message());
-        let own = !error.message().contains("relation \"public.nope\"")
-            && !error.message().contains("user_key");
-        assert!(
-            !own || error.hint().is_some(),
-            "no hint: {sql}\n{}",
-            error.message()
-        );
+        let own = !error.message().contains("relation \"public.nope\"") && !error.message().contains("user_key");
+        assert!(!own || error.hint().is_some(), "no hint: {sql}\n{}", error.message());
     }
-    let after: String = database
-        .one("select md5(string_agg(d::text, '' order by name)) from notifier.definition d")
-        .await;
+    let after: String =
+        database.one("select md5(string_agg(d::text, '' order by name)) from notifier.definition d").await;
     assert_eq!(before, after);
-    assert_eq!(
-        database
-            .one::<i64>("select count(*) from public.payment")
-            .await,
-        4
-    );
+    assert_eq!(database.one::<i64>("select count(*) from public.payment").await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,14 +127,8 @@ async fn a_definition_of_the_same_name_replaces_and_the_same_one_changes_nothing
     let mut dora = Socket::open(service.address, "7").await;
     let definitions = "select string_agg(name || version, ',' order by name) from notifier.event";
     let before: String = database.one(definitions).await;
-    database
-        .run(include_str!("../sql/parkmate/events.sql"))
-        .await;
-    assert_eq!(
-        database.one::<String>(definitions).await,
-        before,
-        "applied twice, changed nothing"
-    );
+    database.run(include_str!("../sql/parkmate/events.sql")).await;
+    assert_eq!(database.one::<String>(definitions).await, before, "applied twice, changed nothing");
 
     // Another message, another table, and back.
     let define = |source: &str, message: &str| {
@@ -305,59 +137,30 @@ async fn a_definition_of_the_same_name_replaces_and_the_same_one_changes_nothing
         )
     };
     database.run(&define("public.payment", "changed")).await;
-    database
-        .write("update payment set amount = 1 where id = 201")
-        .await;
+    database.write("update payment set amount = 1 where id = 201").await;
     assert_eq!(dora.frame().await["message"], "changed");
     database.run(&define("public.employee", "moved")).await;
-    database
-        .write(
-            "update payment set amount = 2 where id = 201; grant select on employee to parking_app",
-        )
-        .await;
-    database
-        .write("update employee set name = 'Eva' where id = 401")
-        .await;
+    database.write("update payment set amount = 2 where id = 201; grant select on employee to parking_app").await;
+    database.write("update employee set name = 'Eva' where id = 401").await;
     assert_eq!(dora.frame().await["message"], "moved");
-    let history = database
-        .rows(
-            "select version, definition ->> 'message' from notifier.event_history order by version",
-        )
-        .await;
+    let history =
+        database.rows("select version, definition ->> 'message' from notifier.event_history order by version").await;
     assert_eq!(history.len(), 2);
-    assert_eq!(
-        (history[1].get::<_, i32>(0), history[1].get::<_, &str>(1)),
-        (2, "changed")
-    );
+    assert_eq!((history[1].get::<_, i32>(0), history[1].get::<_, &str>(1)), (2, "changed"));
 
     // Dropped and defined again, as often as one likes.
     for _ in 0..2 {
-        database
-            .run("select notifier.drop_event('payment.verified')")
-            .await;
-        database
-            .write("update employee set name = 'Eve' where id = 401")
-            .await;
+        database.run("select notifier.drop_event('payment.verified')").await;
+        database.write("update employee set name = 'Eve' where id = 401").await;
         dora.nothing_but_a_marker(&database).await;
         database.run(&define("public.employee", "again")).await;
-        database
-            .write("update employee set name = 'Eva' where id = 401")
-            .await;
+        database.write("update employee set name = 'Eva' where id = 401").await;
         assert_eq!(dora.frame().await["message"], "again");
     }
-    let says: String = database
-        .one("select notifier.drop_event('payment.verified') offset 1")
-        .await;
+    let says: String = database.one("select notifier.drop_event('payment.verified') offset 1").await;
     assert!(says.contains("drop trigger notifier_update_"), "{says}");
-    database
-        .run(says.split("remove it: ").nth(1).unwrap())
-        .await;
-    assert_eq!(
-        database
-            .one::<i64>("select count(*) from notifier.event")
-            .await,
-        9
-    );
+    database.run(says.split("remove it: ").nth(1).unwrap()).await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.event").await, 9);
 }
 
 /// Tables as one finds them: quoted names, columns called like our words, dropped columns, no order in anything.
@@ -391,10 +194,7 @@ async fn tables_made_by_somebody_else_work() {
         .await;
     let frame = socket.frame().await;
     assert_eq!(frame["message"], "{9007199254740993} {1,2} ###.##");
-    assert_eq!(
-        frame["data"]["Big"], "9007199254740993",
-        "no number a browser would round"
-    );
+    assert_eq!(frame["data"]["Big"], "9007199254740993", "no number a browser would round");
     assert_eq!(frame["data"]["tiny"], "-9007199254740993");
     assert_eq!(frame["data"]["amount"], "12345678901234567890.5");
     assert_eq!(frame["data"]["before"], "9007199254740993");
@@ -403,23 +203,13 @@ async fn tables_made_by_somebody_else_work() {
     assert_eq!(frame["data"]["old"], 3);
     assert!(frame["data"].get("user_id").is_none());
 
-    database
-        .write(r#"update "My App"."PAYEMENT" set due = now(), "key" = 2"#)
-        .await;
+    database.write(r#"update "My App"."PAYEMENT" set due = now(), "key" = 2"#).await;
     let frame = socket.frame().await;
-    assert_eq!(
-        (frame["event"].as_str(), frame["data"]["_keys"].as_i64()),
-        (Some("odd.due"), Some(5))
-    );
+    assert_eq!((frame["event"].as_str(), frame["data"]["_keys"].as_i64()), (Some("odd.due"), Some(5)));
     database.write(r#"delete from "My App"."PAYEMENT""#).await;
     assert_eq!(socket.frame().await["data"]["key"], 2);
     socket.nothing_but_a_marker(&database).await;
-    assert_eq!(
-        database
-            .one::<i64>("select count(*) from notifier.fault")
-            .await,
-        0
-    );
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
 }
 
 /// `changed` pairs old and new rows whatever the statement does to the key, and goes on after the application dropped a column.
@@ -437,21 +227,15 @@ async fn changed_pairs_rows_by_position() {
         .await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    database
-        .write("insert into seat values (1, 0, 'a', ''), (2, 0, 'b', '')")
-        .await;
+    database.write("insert into seat values (1, 0, 'a', ''), (2, 0, 'b', '')").await;
     assert_eq!(socket.frame().await["message"], ">1 >a");
     assert_eq!(socket.frame().await["message"], ">2 >b");
     database.write("update seat set id = 3 - id").await;
     for expected in ["2>1 b>b", "1>2 a>a"] {
         assert_eq!(socket.frame().await["message"], expected);
     }
-    database
-        .run("alter table public.seat drop column filler, add column later text default 'x'")
-        .await;
-    database
-        .write("update seat set who = who || '!' where id = 1")
-        .await;
+    database.run("alter table public.seat drop column filler, add column later text default 'x'").await;
+    database.write("update seat set who = who || '!' where id = 1").await;
     assert_eq!(socket.frame().await["message"], "1>1 b>b!");
 }
 
@@ -471,20 +255,14 @@ async fn writes_to_partitions_and_children_are_seen_whichever_way_they_come() {
         .await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    database
-        .write("insert into visit values (1, '8', '2020-05-05'), (2, '8', '2021-05-05')")
-        .await;
+    database.write("insert into visit values (1, '8', '2020-05-05'), (2, '8', '2021-05-05')").await;
     assert_eq!(socket.frame().await["message"], "1");
     assert_eq!(socket.frame().await["message"], "2");
-    database
-        .write("insert into visit_2 (id, who, at) values (3, '8', '2021-05-05')")
-        .await;
+    database.write("insert into visit_2 (id, who, at) values (3, '8', '2021-05-05')").await;
     assert_eq!(socket.frame().await["message"], "3");
-    database
-        .write("insert into visit_1 values (4, '8', '2020-05-05')")
-        .await;
-    let mut both = [socket.frame().await, socket.frame().await]
-        .map(|frame| frame["message"].as_str().unwrap().to_owned());
+    database.write("insert into visit_1 values (4, '8', '2020-05-05')").await;
+    let mut both =
+        [socket.frame().await, socket.frame().await].map(|frame| frame["message"].as_str().unwrap().to_owned());
     both.sort();
     assert_eq!(both, ["4", "first 4"]);
     socket.nothing_but_a_marker(&database).await;
@@ -495,24 +273,15 @@ async fn the_view_of_events_shows_what_is_live() {
     let database = Database::new().await;
     let row = &database.rows("select source, operation, level, installed, faults, query from notifier.event where name = 'booking.created'").await[0];
     assert_eq!(row.get::<_, &str>("source"), "public.booking");
-    assert_eq!(
-        (row.get::<_, &str>("operation"), row.get::<_, &str>("level")),
-        ("insert", "info")
-    );
+    assert_eq!((row.get::<_, &str>("operation"), row.get::<_, &str>("level")), ("insert", "info"));
     assert!(row.get::<_, bool>("installed"));
-    assert!(
-        row.get::<_, &str>("query")
-            .contains("lot.owner_id as user_id")
-    );
+    assert!(row.get::<_, &str>("query").contains("lot.owner_id as user_id"));
 
     database.run("alter table public.booking rename to reservation; alter table public.payment disable trigger user; drop table public.carwash").await;
     let state = database
         .rows("select name, source, installed from notifier.event where name in ('booking.created', 'payment.verified', 'carwash.completed') order by name")
         .await;
-    let state: Vec<(&str, &str, bool)> = state
-        .iter()
-        .map(|row| (row.get(0), row.get(1), row.get(2)))
-        .collect();
+    let state: Vec<(&str, &str, bool)> = state.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     assert_eq!(
         state,
         [
@@ -522,13 +291,9 @@ async fn the_view_of_events_shows_what_is_live() {
         ]
     );
     // And an upgrade is not stopped by what is gone.
+    database.run("alter table public.reservation drop constraint booking_pkey cascade").await;
+    parkmate_notifier::store::Store::new(&database.url().parse().unwrap(), 2).unwrap().migrate().await.unwrap();
     database
-        .run("alter table public.reservation drop constraint booking_pkey cascade")
+        .run("select notifier.drop_event('carwash.completed'); select notifier.drop_event('booking.expired')")
         .await;
-    parkmate_notifier::store::Store::new(&database.url().parse().unwrap(), 2)
-        .unwrap()
-        .migrate()
-        .await
-        .unwrap();
-    database.run("select notifier.drop_event('carwash.completed'); select notifier.drop_event('booking.expired')").await;
 }

@@ -28,21 +28,15 @@ async fn run(case: Case) {
         sockets.push(Socket::open(service.address, user).await);
     }
 
-    database
-        .write(&format!("begin; {}; rollback", case.write))
-        .await;
+    database.write(&format!("begin; {}; rollback", case.write)).await;
     for socket in &mut sockets {
         socket.nothing_but_a_marker(&database).await;
     }
 
     database.write(case.write).await;
     for socket in &mut sockets {
-        let mut expected: Vec<_> = case
-            .besides
-            .iter()
-            .filter(|(user, _)| *user == socket.user)
-            .map(|(_, event)| *event)
-            .collect();
+        let mut expected: Vec<_> =
+            case.besides.iter().filter(|(user, _)| *user == socket.user).map(|(_, event)| *event).collect();
         if socket.user == case.user {
             expected.push(case.event);
         }
@@ -50,25 +44,17 @@ async fn run(case: Case) {
             let frame = socket.frame().await;
             let event = frame["event"].as_str().unwrap();
             let index = expected.iter().position(|expected| *expected == event);
-            expected
-                .remove(index.unwrap_or_else(|| panic!("user {} was told {frame}", socket.user)));
+            expected.remove(index.unwrap_or_else(|| panic!("user {} was told {frame}", socket.user)));
             if event == case.event {
                 assert_eq!(frame["type"], case.level);
-                assert!(
-                    frame["message"].as_str().unwrap().starts_with(case.message),
-                    "{frame}"
-                );
+                assert!(frame["message"].as_str().unwrap().starts_with(case.message), "{frame}");
                 assert_eq!(frame["replayed"], false);
                 assert!(
                     frame["id"].is_string()
                         && frame["data"].is_object()
                         && frame["created_at"].as_str().unwrap().ends_with('Z')
                 );
-                assert_eq!(
-                    frame.as_object().unwrap().len(),
-                    7,
-                    "no more keys than the contract has: {frame}"
-                );
+                assert_eq!(frame.as_object().unwrap().len(), 7, "no more keys than the contract has: {frame}");
             }
         }
         socket.nothing_but_a_marker(&database).await;
@@ -78,12 +64,7 @@ async fn run(case: Case) {
     for socket in &mut sockets {
         socket.nothing_but_a_marker(&database).await;
     }
-    assert_eq!(
-        database
-            .one::<i64>("select count(*) from notifier.fault")
-            .await,
-        0
-    );
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,31 +263,19 @@ async fn what_is_no_transition_of_an_event_tells_nobody() {
 async fn any_writer_is_seen_and_several_events_of_one_statement_reach_several_users() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    let (mut dora, mut david) = (
-        Socket::open(service.address, "7").await,
-        Socket::open(service.address, "8").await,
-    );
-    database
-        .write("update payment set status = 'verified' where method = 'cash'")
-        .await;
+    let (mut dora, mut david) = (Socket::open(service.address, "7").await, Socket::open(service.address, "8").await);
+    database.write("update payment set status = 'verified' where method = 'cash'").await;
     assert_eq!(dora.frame().await["data"]["payment_id"], 201);
     assert_eq!(david.frame().await["data"]["payment_id"], 204);
 
     // As the superuser, through COPY.
     let copy = database.superuser().await;
     let sink = copy
-        .copy_in::<_, bytes::Bytes>(
-            "copy public.payment (booking_id, user_id, amount, status, is_renewal) from stdin",
-        )
+        .copy_in::<_, bytes::Bytes>("copy public.payment (booking_id, user_id, amount, status, is_renewal) from stdin")
         .await
         .unwrap();
     let mut sink = std::pin::pin!(sink);
-    futures_util::SinkExt::send(
-        &mut sink,
-        bytes::Bytes::from_static(b"104\t8\t5\tsuccess\tt\n"),
-    )
-    .await
-    .unwrap();
+    futures_util::SinkExt::send(&mut sink, bytes::Bytes::from_static(b"104\t8\t5\tsuccess\tt\n")).await.unwrap();
     sink.finish().await.unwrap();
     assert_eq!(david.frame().await["event"], "booking.renewed");
 }

@@ -8,34 +8,17 @@ async fn after_a_column_was_renamed_the_write_succeeds_and_the_fault_is_kept() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut dora = Socket::open(service.address, "7").await;
-    database
-        .run("alter table public.payment rename column method to paid_by")
-        .await;
+    database.run("alter table public.payment rename column method to paid_by").await;
     database.write("begin; update payment set status = 'verified' where id = 201; update payment set status = 'success' where id = 202; commit").await;
-    assert_eq!(
-        dora.frame().await["event"],
-        "booking.renewed",
-        "the other events of the table go on"
-    );
+    assert_eq!(dora.frame().await["event"], "booking.renewed", "the other events of the table go on");
     dora.nothing_but_a_marker(&database).await;
-    let faults = database
-        .rows("select event, sqlstate, message, count from notifier.fault")
-        .await;
+    let faults = database.rows("select event, sqlstate, message, count from notifier.fault").await;
     assert_eq!(faults.len(), 1);
     assert_eq!(faults[0].get::<_, &str>(0), "payment.verified");
     assert_eq!(faults[0].get::<_, &str>(1), "42703");
     assert!(faults[0].get::<_, &str>(2).contains("method"));
-    assert_eq!(
-        faults[0].get::<_, i64>(3),
-        1,
-        "once for the transaction of two statements"
-    );
-    assert_eq!(
-        database
-            .one::<i64>("select faults from notifier.event where name = 'payment.verified'")
-            .await,
-        1
-    );
+    assert_eq!(faults[0].get::<_, i64>(3), 1, "once for the transaction of two statements");
+    assert_eq!(database.one::<i64>("select faults from notifier.event where name = 'payment.verified'").await, 1);
 
     // The application's own changes of its tables are never refused.
     for change in [
@@ -50,10 +33,10 @@ async fn after_a_column_was_renamed_the_write_succeeds_and_the_fault_is_kept() {
     ] {
         database.run(change).await;
     }
+    database.write("update payment set status = 'pending' where id = 201").await;
     database
-        .write("update payment set status = 'pending' where id = 201")
+        .write("update payment set status = 'verified' where id = 201; update car_wash set status = 'completed'")
         .await;
-    database.write("update payment set status = 'verified' where id = 201; update car_wash set status = 'completed'").await;
     assert_eq!(dora.frame().await["event"], "payment.verified");
     assert_eq!(dora.frame().await["event"], "carwash.completed");
 }
@@ -71,7 +54,8 @@ async fn a_lock_on_a_table_of_ours_neither_stops_a_write_nor_loses_its_notificat
         format!("notifier.notification_{leaf}"),
         "notifier.timer".to_owned(),
         "notifier.fault_record".to_owned(),
-        "notifier.spill in row exclusive mode; lock table notifier.definition, notifier.fired, notifier.backfill".to_owned(),
+        "notifier.spill in row exclusive mode; lock table notifier.definition, notifier.fired, notifier.backfill"
+            .to_owned(),
     ] {
         locker.batch_execute(&format!("begin; lock table {table}")).await.unwrap();
         // Each statement would wait for 50 ms if a transaction did not remember that the first one had to.
@@ -85,17 +69,15 @@ async fn a_lock_on_a_table_of_ours_neither_stops_a_write_nor_loses_its_notificat
             )
             .await;
         locker.batch_execute("commit").await.unwrap();
-        let mut events = [david.frame().await, david.frame().await].map(|frame| frame["event"].as_str().unwrap().to_owned());
+        let mut events =
+            [david.frame().await, david.frame().await].map(|frame| frame["event"].as_str().unwrap().to_owned());
         events.sort();
         assert_eq!(events, ["booking.expiring", "payment.verified"], "{table}");
         david.nothing_but_a_marker(&database).await;
         database.run("delete from public.booking where id = 900; delete from notifier.fired").await;
     }
     eventually("nothing waits to be moved", || async {
-        database
-            .one::<i64>("select count(*) from notifier.spill")
-            .await
-            == 0
+        database.one::<i64>("select count(*) from notifier.spill").await == 0
     })
     .await;
 }
@@ -104,31 +86,16 @@ async fn a_lock_on_a_table_of_ours_neither_stops_a_write_nor_loses_its_notificat
 async fn a_transaction_that_had_to_wait_for_a_lock_waits_once() {
     let database = Database::new().await;
     let locker = database.superuser().await;
-    locker
-        .batch_execute("begin; lock table notifier.notification")
-        .await
-        .unwrap();
+    locker.batch_execute("begin; lock table notifier.notification").await.unwrap();
     // 40 waits of 50 ms would be 2 s: the limit tells one wait from many, and a slow machine from neither.
-    database
-        .write("begin; set local statement_timeout = '1500ms'")
-        .await;
-    let updates = "update payment set status = 'verified' where id = 204; update payment set status = 'pending' where id = 204;".repeat(20);
-    database
-        .write(&format!("do $$ begin {updates} end $$"))
-        .await;
+    database.write("begin; set local statement_timeout = '1500ms'").await;
+    let updates =
+        "update payment set status = 'verified' where id = 204; update payment set status = 'pending' where id = 204;"
+            .repeat(20);
+    database.write(&format!("do $$ begin {updates} end $$")).await;
     database.write("commit").await;
-    assert_eq!(
-        database
-            .one::<i64>("select count(*) from notifier.spill")
-            .await,
-        20
-    );
-    assert_eq!(
-        database
-            .one::<i64>("select count(*) from notifier.fault")
-            .await,
-        0
-    );
+    assert_eq!(database.one::<i64>("select count(*) from notifier.spill").await, 20);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
 }
 
 /// Small first or large first: neither order makes the other slow, and a statement spends no more ids than that.
@@ -148,11 +115,7 @@ async fn a_statement_of_100_000_rows_is_told_and_spends_no_more_than_three_trans
     database.write(small).await;
     assert_eq!(david.frame().await["event"], "booking.declined");
 
-    database
-        .write(&format!(
-            "begin; update booking set status = 'cancelled_by_admin' where {ours}"
-        ))
-        .await;
+    database.write(&format!("begin; update booking set status = 'cancelled_by_admin' where {ours}")).await;
     // Each transaction id that was spent, by subtransactions too, is locked to the end. A row trigger would have spent a
     // hundred thousand.
     let spent: i64 = database
@@ -162,11 +125,7 @@ async fn a_statement_of_100_000_rows_is_told_and_spends_no_more_than_three_trans
     assert!(spent <= 3, "{spent} transaction ids");
     database.write("commit").await;
     assert_eq!(
-        database
-            .one::<i64>(
-                "select count(*) from notifier.notification where event = 'booking.declined'"
-            )
-            .await,
+        database.one::<i64>("select count(*) from notifier.notification where event = 'booking.declined'").await,
         MANY + 1
     );
     for _ in 0..MANY {
@@ -189,47 +148,26 @@ async fn what_no_index_can_hold_is_a_fault_and_no_error() {
         .await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    database
-        .write("insert into note values (1, repeat('x', 3000), 'too long a user')")
-        .await;
-    database
-        .write("insert into note values (2, '', 'nobody')")
-        .await;
-    database
-        .write("insert into note values (3, null, 'nobody'), (4, '8', null)")
-        .await;
+    database.write("insert into note values (1, repeat('x', 3000), 'too long a user')").await;
+    database.write("insert into note values (2, '', 'nobody')").await;
+    database.write("insert into note values (3, null, 'nobody'), (4, '8', null)").await;
     assert_eq!(socket.frame().await["message"], "");
-    database
-        .write("insert into note values (5, '8', repeat('y', 1000000))")
-        .await;
-    assert_eq!(
-        socket.frame().await["message"].as_str().unwrap().len(),
-        1_000_000
-    );
-    let faults = database
-        .rows("select sqlstate, count from notifier.fault")
-        .await;
-    assert_eq!(
-        (faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1)),
-        ("22001", 2)
-    );
+    database.write("insert into note values (5, '8', repeat('y', 1000000))").await;
+    assert_eq!(socket.frame().await["message"].as_str().unwrap().len(), 1_000_000);
+    let faults = database.rows("select sqlstate, count from notifier.fault").await;
+    assert_eq!((faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1)), ("22001", 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn serialization_failures_reach_the_application_as_themselves() {
     let database = Database::new().await;
     let other = database.another_app().await;
-    let begin =
-        "begin isolation level serializable; select count(*) from payment where status = 'pending'";
+    let begin = "begin isolation level serializable; select count(*) from payment where status = 'pending'";
     database.write(begin).await;
     other.batch_execute(begin).await.unwrap();
-    database
-        .write("update payment set status = 'verified' where id = 201; commit")
-        .await;
+    database.write("update payment set status = 'verified' where id = 201; commit").await;
     let error = async {
-        other
-            .batch_execute("update payment set status = 'verified' where id = 204")
-            .await?;
+        other.batch_execute("update payment set status = 'verified' where id = 204").await?;
         other.batch_execute("commit").await
     }
     .await
@@ -253,21 +191,13 @@ async fn odd_session_settings_of_the_application_change_nothing() {
     assert_eq!(dora.frame().await["event"], "payment.verified");
     let frame = dora.frame().await;
     assert_eq!(frame["event"], "booking.completed");
-    let end: String = database
-        .one("select to_char(end_time, 'HH24:MI') from public.booking where id = 102")
-        .await;
+    let end: String = database.one("select to_char(end_time, 'HH24:MI') from public.booking where id = 102").await;
     assert_eq!(
         frame["message"],
         format!("Booking #102 was completed after its end at {end}."),
         "in the zone of the database"
     );
-    assert!(
-        frame["data"]["end_time"]
-            .as_str()
-            .unwrap()
-            .starts_with("20"),
-        "ISO whatever the session's datestyle"
-    );
+    assert!(frame["data"]["end_time"].as_str().unwrap().starts_with("20"), "ISO whatever the session's datestyle");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,23 +212,10 @@ async fn an_application_without_rights_learns_nothing() {
         "select notifier.drop_event('booking.created')",
         "select notifier.announce(null, null, now())",
     ] {
-        let error = database
-            .app
-            .batch_execute(forbidden)
-            .await
-            .expect_err(forbidden);
+        let error = database.app.batch_execute(forbidden).await.expect_err(forbidden);
         assert_eq!(error.code().unwrap().code(), "42501", "{forbidden}");
     }
-    let channel: String = database
-        .one("select value from notifier.setting where name = 'channel'")
-        .await;
-    let bodies: i64 = database
-        .one(&format!(
-            "select count(*) from pg_proc where prosrc like '%{channel}%'"
-        ))
-        .await;
-    assert_eq!(
-        bodies, 0,
-        "the channel stands in no function, which anybody may read"
-    );
+    let channel: String = database.one("select value from notifier.setting where name = 'channel'").await;
+    let bodies: i64 = database.one(&format!("select count(*) from pg_proc where prosrc like '%{channel}%'")).await;
+    assert_eq!(bodies, 0, "the channel stands in no function, which anybody may read");
 }

@@ -8,16 +8,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::support::{Database, Service, Socket, eventually};
 
 async fn status_of(service: &Service, method: reqwest::Method, path: &str) -> (u16, String) {
-    let response = reqwest::Client::new()
-        .request(method, format!("http://{}{path}", service.address))
-        .send()
-        .await
-        .unwrap();
-    let kind = response
-        .headers()
-        .get("content-type")
-        .map(|kind| kind.to_str().unwrap().to_owned())
-        .unwrap_or_default();
+    let response =
+        reqwest::Client::new().request(method, format!("http://{}{path}", service.address)).send().await.unwrap();
+    let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned()).unwrap_or_default();
     (response.status().as_u16(), kind)
 }
 
@@ -39,25 +32,11 @@ async fn requests_that_are_not_right_are_told_what_is_wrong() {
         (reqwest::Method::GET, "/ws/notifications/7", 426),
         (reqwest::Method::GET, "/ws/notifications/me/", 426),
     ] {
-        assert_eq!(
-            status_of(&service, method, path).await,
-            (status, problem.clone()),
-            "{path}"
-        );
+        assert_eq!(status_of(&service, method, path).await, (status, problem.clone()), "{path}");
     }
-    assert_eq!(
-        status_of(&service, reqwest::Method::GET, "/healthz")
-            .await
-            .0,
-        200
-    );
-    assert_eq!(
-        status_of(&service, reqwest::Method::GET, "/readyz").await.0,
-        200
-    );
-    let upgrade = reqwest::get(format!("http://{}/ws/notifications/7/", service.address))
-        .await
-        .unwrap();
+    assert_eq!(status_of(&service, reqwest::Method::GET, "/healthz").await.0, 200);
+    assert_eq!(status_of(&service, reqwest::Method::GET, "/readyz").await.0, 200);
+    let upgrade = reqwest::get(format!("http://{}/ws/notifications/7/", service.address)).await.unwrap();
     assert_eq!(upgrade.headers()["upgrade"], "websocket");
 }
 
@@ -66,32 +45,20 @@ async fn me_is_whom_the_credential_names_and_nobody_else() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let attempt = |path: &str, bearer: Option<&str>| {
-        let mut request = format!("ws://{}/ws/notifications/{path}/", service.address)
-            .into_client_request()
-            .unwrap();
+        let mut request = format!("ws://{}/ws/notifications/{path}/", service.address).into_client_request().unwrap();
         if let Some(bearer) = bearer {
-            request
-                .headers_mut()
-                .insert("authorization", format!("Bearer {bearer}").parse().unwrap());
+            request.headers_mut().insert("authorization", format!("Bearer {bearer}").parse().unwrap());
         }
         connect_async(request)
     };
     let (stream, _) = attempt("me", Some("7")).await.unwrap();
-    let mut socket = Socket {
-        user: "7".into(),
-        hello: serde_json::Value::Null,
-        stream,
-    };
+    let mut socket = Socket { user: "7".into(), hello: serde_json::Value::Null, stream };
     assert_eq!(socket.frame().await["user"], "7");
-    database
-        .write("update payment set status = 'verified' where id = 201")
-        .await;
+    database.write("update payment set status = 'verified' where id = 201").await;
     assert_eq!(socket.frame().await["event"], "payment.verified");
 
     for (path, bearer, status) in [("me", None, 401), ("8", Some("7"), 403)] {
-        let tokio_tungstenite::tungstenite::Error::Http(response) =
-            attempt(path, bearer).await.unwrap_err()
-        else {
+        let tokio_tungstenite::tungstenite::Error::Http(response) = attempt(path, bearer).await.unwrap_err() else {
             panic!("no answer")
         };
         assert_eq!(response.status(), status);
@@ -104,30 +71,17 @@ async fn silent_and_endless_requests_are_closed() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut connections = Vec::new();
-    for begin in [
-        "",
-        "GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-        "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
-    ] {
+    for begin in ["", "GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut connection = TcpStream::connect(service.address).await.unwrap();
         connection.write_all(begin.as_bytes()).await.unwrap();
         connections.push(connection);
     }
     let mut endless = TcpStream::connect(service.address).await.unwrap();
-    let _ = endless
-        .write_all(
-            format!(
-                "GET /healthz HTTP/1.1\r\nX-Large: {}",
-                "x".repeat(64 * 1024)
-            )
-            .as_bytes(),
-        )
-        .await;
+    let _ = endless.write_all(format!("GET /healthz HTTP/1.1\r\nX-Large: {}", "x".repeat(64 * 1024)).as_bytes()).await;
     connections.push(endless);
     for (n, mut connection) in connections.into_iter().enumerate() {
         let mut answer = Vec::new();
-        let ended =
-            tokio::time::timeout(crate::support::LIMIT, connection.read_to_end(&mut answer)).await;
+        let ended = tokio::time::timeout(crate::support::LIMIT, connection.read_to_end(&mut answer)).await;
         assert!(ended.is_ok(), "connection {n} was never closed");
     }
 }
@@ -136,44 +90,20 @@ async fn silent_and_endless_requests_are_closed() {
 async fn readiness_follows_the_database() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    let admin = crate::support::database::connect(
-        &crate::support::database::postgres().url("postgres", "postgres"),
-    )
-    .await;
-    admin
-        .batch_execute(&format!(
-            "alter database {} allow_connections false",
-            database.name
-        ))
-        .await
-        .unwrap();
+    let admin =
+        crate::support::database::connect(&crate::support::database::postgres().url("postgres", "postgres")).await;
+    admin.batch_execute(&format!("alter database {} allow_connections false", database.name)).await.unwrap();
     let kill = format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and application_name = 'parkmate-notifier'",
         database.name
     );
     admin.batch_execute(&kill).await.unwrap();
-    eventually("not ready without its database", || async {
-        !service.is_ready().await
-    })
-    .await;
+    eventually("not ready without its database", || async { !service.is_ready().await }).await;
     eventually("and says why", || async {
-        service
-            .get("/readyz")
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap()
-            .contains("not currently accepting connections")
+        service.get("/readyz").await.unwrap().text().await.unwrap().contains("not currently accepting connections")
     })
     .await;
     assert_eq!(service.get("/healthz").await.unwrap().status(), 200);
-    admin
-        .batch_execute(&format!(
-            "alter database {} allow_connections true",
-            database.name
-        ))
-        .await
-        .unwrap();
+    admin.batch_execute(&format!("alter database {} allow_connections true", database.name)).await.unwrap();
     eventually("ready again", || service.is_ready()).await;
 }

@@ -16,21 +16,10 @@ async fn four_instances_may_migrate_at_once_and_again() {
         let url = database.url();
         let stores = [store(&url), store(&url), store(&url), store(&url)];
         let migrated = join_all(stores.iter().map(Store::migrate)).await;
-        let applied: usize = migrated
-            .into_iter()
-            .map(|result| result.expect("migrate").applied.len())
-            .sum();
-        assert_eq!(
-            applied,
-            if round == 0 { 1 } else { 0 },
-            "each migration once"
-        );
+        let applied: usize = migrated.into_iter().map(|result| result.expect("migrate").applied.len()).sum();
+        assert_eq!(applied, if round == 0 { 1 } else { 0 }, "each migration once");
     }
-    assert!(
-        !database
-            .one::<bool>("select rolsuper from pg_roles where rolname = current_user")
-            .await
-    );
+    assert!(!database.one::<bool>("select rolsuper from pg_roles where rolname = current_user").await);
     store(&database.url()).check_schema().await.unwrap();
 }
 
@@ -39,17 +28,16 @@ async fn a_database_that_is_not_migrated_or_newer_is_refused_in_words() {
     let database = Database::empty().await;
     let store = store(&database.url());
     let error = store.check_schema().await.unwrap_err().to_string();
-    assert!(
-        error.contains("run `parkmate-notifier migrate` first"),
-        "{error}"
-    );
-    let tables: i64 = database
-        .one("select count(*) from pg_namespace where nspname = 'notifier'")
-        .await;
+    assert!(error.contains("run `parkmate-notifier migrate` first"), "{error}");
+    let tables: i64 = database.one("select count(*) from pg_namespace where nspname = 'notifier'").await;
     assert_eq!(tables, 0, "asking changed nothing");
 
     store.migrate().await.unwrap();
-    database.run("insert into notifier.schema_history (version, name, applied_on, checksum) values (9999, 'later', '', '0')").await;
+    database
+        .run(
+            "insert into notifier.schema_history (version, name, applied_on, checksum) values (9999, 'later', '', '0')",
+        )
+        .await;
     let error = store.check_schema().await.unwrap_err().to_string();
     assert!(error.contains("newer than this binary"), "{error}");
     let error = store.migrate().await.err().unwrap().to_string();
@@ -69,9 +57,7 @@ async fn migrate_generates_the_functions_of_all_events_again() {
           execute format('create or replace function %s returns trigger language plpgsql as ''begin return null; end''', f::text);
         end loop; end $$";
     database.run(broken).await;
-    database
-        .write("update payment set status = 'verified' where id = 201")
-        .await;
+    database.write("update payment set status = 'verified' where id = 201").await;
     let told = "select count(*) from notifier.notification";
     assert_eq!(database.one::<i64>(told).await, 0);
     assert_eq!(store(&database.url()).migrate().await.unwrap().events, 10);
@@ -117,19 +103,13 @@ async fn the_schema_dump_is_up_to_date() {
              order by relation collate \"C\", part, attnum, name collate \"C\"",
         )
         .await;
-    let dump: String = lines
-        .iter()
-        .map(|row| row.get::<_, String>(0) + "\n")
-        .collect();
+    let dump: String = lines.iter().map(|row| row.get::<_, String>(0) + "\n").collect();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/schema.txt");
     if std::env::var_os("UPDATE_SCHEMA").is_some() {
         std::fs::write(path, &dump).unwrap();
     }
     let kept = std::fs::read_to_string(path).unwrap_or_default();
-    assert_eq!(
-        kept, dump,
-        "docs/schema.txt is out of date: UPDATE_SCHEMA=1 cargo test schema_dump"
-    );
+    assert_eq!(kept, dump, "docs/schema.txt is out of date: UPDATE_SCHEMA=1 cargo test schema_dump");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,32 +126,23 @@ async fn the_three_roles_get_what_they_need_and_nothing_else() {
         .unwrap();
     database::load_parkmate(&database.owner).await;
     store(&database.url()).migrate().await.unwrap();
-    let as_role =
-        async |role: &str| database::connect(&database::postgres().url(role, &database.name)).await;
+    let as_role = async |role: &str| database::connect(&database::postgres().url(role, &database.name)).await;
 
     let dba = as_role("a_dba").await;
-    dba.batch_execute(include_str!("../sql/parkmate/events.sql"))
-        .await
-        .expect("the DBA defines events");
-    dba.batch_execute("select * from notifier.event; select * from notifier.fault; select notifier.drop_event('booking.created')").await.unwrap();
+    dba.batch_execute(include_str!("../sql/parkmate/events.sql")).await.expect("the DBA defines events");
+    dba.batch_execute(
+        "select * from notifier.event; select * from notifier.fault; select notifier.drop_event('booking.created')",
+    )
+    .await
+    .unwrap();
     let app = as_role("an_app").await;
-    app.batch_execute("select notifier.send('7', 'info', 'hello')")
-        .await
-        .expect("the sender sends");
+    app.batch_execute("select notifier.send('7', 'info', 'hello')").await.expect("the sender sends");
     for (role, client) in [("a_dba", &dba), ("an_app", &app)] {
-        for forbidden in [
-            "select * from notifier.notification",
-            "select * from notifier.setting",
-            "select notifier.work()",
-        ] {
+        for forbidden in
+            ["select * from notifier.notification", "select * from notifier.setting", "select notifier.work()"]
+        {
             assert_eq!(
-                client
-                    .batch_execute(forbidden)
-                    .await
-                    .unwrap_err()
-                    .code()
-                    .unwrap()
-                    .code(),
+                client.batch_execute(forbidden).await.unwrap_err().code().unwrap().code(),
                 "42501",
                 "{role}: {forbidden}"
             );
@@ -188,16 +159,6 @@ async fn the_three_roles_get_what_they_need_and_nothing_else() {
         "select * from public.booking",
         "select notifier.drop_event('booking.declined')",
     ] {
-        assert_eq!(
-            client
-                .batch_execute(forbidden)
-                .await
-                .unwrap_err()
-                .code()
-                .unwrap()
-                .code(),
-            "42501",
-            "{forbidden}"
-        );
+        assert_eq!(client.batch_execute(forbidden).await.unwrap_err().code().unwrap().code(), "42501", "{forbidden}");
     }
 }

@@ -7,17 +7,13 @@ use crate::support::socket::Ending;
 use crate::support::{Database, Service, Socket, eventually};
 
 async fn delivered(database: &Database) -> i64 {
-    database
-        .one("select count(*) from notifier.notification where delivered_at is not null")
-        .await
+    database.one("select count(*) from notifier.notification where delivered_at is not null").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_frame_is_the_hello_of_the_contract() {
     let database = Database::new().await;
-    database
-        .run("select notifier.send('jörg/1', 'info', 'waiting')")
-        .await;
+    database.run("select notifier.send('jörg/1', 'info', 'waiting')").await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "j%C3%B6rg%2F1").await;
     let hello = socket.hello.as_object().unwrap();
@@ -26,11 +22,7 @@ async fn the_first_frame_is_the_hello_of_the_contract() {
     assert_eq!(hello["user"], "jörg/1");
     assert_eq!(hello["unread"], 1);
     assert!(hello["server_time"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(
-        hello.len(),
-        6,
-        "no more keys than the contract has: {hello:?}"
-    );
+    assert_eq!(hello.len(), 6, "no more keys than the contract has: {hello:?}");
     assert_eq!(socket.frame().await["message"], "waiting");
 }
 
@@ -43,15 +35,11 @@ async fn every_socket_of_a_user_gets_every_frame_and_one_that_left_stops_nobody(
         sockets.push(Socket::open(service.address, "7").await);
     }
     drop(sockets.pop());
-    database
-        .write("update payment set status = 'verified' where id = 201")
-        .await;
+    database.write("update payment set status = 'verified' where id = 201").await;
     for socket in &mut sockets {
         assert_eq!(socket.frame().await["event"], "payment.verified");
     }
-    database
-        .run("select notifier.send('7', 'info', 'the end')")
-        .await;
+    database.run("select notifier.send('7', 'info', 'the end')").await;
     for socket in &mut sockets {
         assert_eq!(socket.frame().await["message"], "the end");
     }
@@ -66,10 +54,7 @@ async fn a_notification_of_20_kb_arrives_whole() {
     assert!(long.len() > 20_000);
     database
         .owner
-        .execute(
-            "select notifier.send('7', 'info', $1::text, jsonb_build_object('text', $1::text))",
-            &[&long],
-        )
+        .execute("select notifier.send('7', 'info', $1::text, jsonb_build_object('text', $1::text))", &[&long])
         .await
         .unwrap();
     let frame = socket.frame().await;
@@ -82,21 +67,14 @@ async fn a_notification_of_20_kb_arrives_whole() {
 async fn what_came_while_the_user_was_offline_is_told_first_and_once() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    database
-        .write("update payment set status = 'verified' where id = 201")
-        .await;
-    database
-        .write("update carwash set status = 'completed'")
-        .await;
+    database.write("update payment set status = 'verified' where id = 201").await;
+    database.write("update carwash set status = 'completed'").await;
 
     let mut socket = Socket::open(service.address, "7").await;
     assert_eq!(socket.hello["unread"], 2);
     for event in ["payment.verified", "carwash.completed"] {
         let frame = socket.frame().await;
-        assert_eq!(
-            (frame["event"].as_str(), frame["replayed"].as_bool()),
-            (Some(event), Some(true))
-        );
+        assert_eq!((frame["event"].as_str(), frame["replayed"].as_bool()), (Some(event), Some(true)));
     }
     socket.nothing_but_a_marker(&database).await;
     confirmed(&mut socket, &database, 3).await;
@@ -118,14 +96,10 @@ async fn confirmed(socket: &mut Socket, database: &Database, count: i64) {
 async fn what_was_not_confirmed_is_sent_again() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    database
-        .write("update payment set status = 'verified' where id = 201")
-        .await;
+    database.write("update payment set status = 'verified' where id = 201").await;
     // The first one takes the bytes and never answers a ping; the second answers and is gone at once, as a page that reloads is.
     let mut silent = Socket::open(service.address, "7").await;
-    let Some(Ok(Message::Text(_))) = silent.stream.next().await else {
-        panic!("no frame")
-    };
+    let Some(Ok(Message::Text(_))) = silent.stream.next().await else { panic!("no frame") };
     drop(silent);
     let mut hasty = Socket::open(service.address, "7").await;
     assert_eq!(hasty.frame().await["replayed"], true);
@@ -134,10 +108,7 @@ async fn what_was_not_confirmed_is_sent_again() {
 
     let mut socket = Socket::open(service.address, "7").await;
     let frame = socket.frame().await;
-    assert_eq!(
-        (frame["event"].as_str(), frame["replayed"].as_bool()),
-        (Some("payment.verified"), Some(true))
-    );
+    assert_eq!((frame["event"].as_str(), frame["replayed"].as_bool()), (Some("payment.verified"), Some(true)));
     assert_eq!(delivered(&database).await, 0);
     confirmed(&mut socket, &database, 1).await;
 }
@@ -146,9 +117,7 @@ async fn what_was_not_confirmed_is_sent_again() {
 async fn a_long_absence_is_told_as_the_newest_twenty_and_a_number() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    database
-        .run("select notifier.send('7', 'info', 'number ' || n) from generate_series(1, 25) n")
-        .await;
+    database.run("select notifier.send('7', 'info', 'number ' || n) from generate_series(1, 25) n").await;
     let mut socket = Socket::open(service.address, "7").await;
     for number in 6..=25 {
         assert_eq!(socket.frame().await["message"], format!("number {number}"));
@@ -156,33 +125,20 @@ async fn a_long_absence_is_told_as_the_newest_twenty_and_a_number() {
     let more = socket.frame().await;
     assert_eq!(
         (more["type"].as_str(), more["message"].as_str()),
-        (
-            Some("info"),
-            Some("5 more notifications wait in your inbox.")
-        )
+        (Some("info"), Some("5 more notifications wait in your inbox."))
     );
     confirmed(&mut socket, &database, 20).await;
     eventually("the five are not waiting any more", || async {
-        database
-            .one::<i64>(
-                "select count(*) from notifier.notification where summarized_at is not null",
-            )
-            .await
-            == 5
+        database.one::<i64>("select count(*) from notifier.notification where summarized_at is not null").await == 5
     })
     .await;
-    Socket::open(service.address, "7")
-        .await
-        .nothing_but_a_marker(&database)
-        .await;
+    Socket::open(service.address, "7").await.nothing_but_a_marker(&database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_past_its_use_or_older_than_the_window_is_history() {
     let database = Database::new().await;
-    database
-        .run("select notifier.send('7', 'info', m) from unnest(array['stale', 'old', 'fresh']) m")
-        .await;
+    database.run("select notifier.send('7', 'info', m) from unnest(array['stale', 'old', 'fresh']) m").await;
     database.run("update notifier.notification set until = now() - interval '1 second' where message = 'stale'").await;
     database
         .run("update notifier.notification set created_at = now() - interval '25 hours', slot = notifier.slot(now() - interval '25 hours')
@@ -201,10 +157,7 @@ async fn a_socket_that_cannot_keep_up_misses_nothing() {
     const MANY: usize = 5_000;
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    let mut quick = [
-        Socket::open(service.address, "7").await,
-        Socket::open(service.address, "7").await,
-    ];
+    let mut quick = [Socket::open(service.address, "7").await, Socket::open(service.address, "7").await];
     let mut slow = Socket::open(service.address, "7").await;
     database
         .write(&format!(
@@ -223,9 +176,7 @@ async fn a_socket_that_cannot_keep_up_misses_nothing() {
             seen.iter().max()
         );
     }
-    database
-        .run("select notifier.send('7', 'info', 'the end')")
-        .await;
+    database.run("select notifier.send('7', 'info', 'the end')").await;
     for socket in quick.iter_mut().chain([&mut slow]) {
         assert_eq!(socket.frame().await["message"], "the end");
     }
@@ -240,10 +191,7 @@ async fn broken_frames_close_with_their_code() {
         (Message::text("no json"), 4400),
         (Message::text("[1]"), 4400),
         (Message::binary(vec![1, 2, 3]), 4400),
-        (
-            Message::text(format!(r#"{{"x":"{}"}}"#, "y".repeat(4097))),
-            1009,
-        ),
+        (Message::text(format!(r#"{{"x":"{}"}}"#, "y".repeat(4097))), 1009),
         (Message::binary(vec![0; 1_000_000]), 1009),
     ] {
         let mut socket = Socket::open(service.address, "7").await;
@@ -251,9 +199,7 @@ async fn broken_frames_close_with_their_code() {
         assert_eq!(socket.ending().await, Ending::Closed(code));
     }
     let mut socket = Socket::open(service.address, "7").await;
-    socket
-        .send(Message::text(r#"{"op":"of a later version"}"#))
-        .await;
+    socket.send(Message::text(r#"{"op":"of a later version"}"#)).await;
     socket.send(Message::Ping(b"mine".to_vec().into())).await;
     socket.send(Message::Pong(b"unasked".to_vec().into())).await;
     socket.nothing_but_a_marker(&database).await;
@@ -270,14 +216,9 @@ async fn bytes_that_are_no_web_socket_frames_close_with_their_code() {
         (&[0x81, 0x82, 0, 0, 0, 0, 0xff, 0xff][..], 1007), // not UTF-8
     ] {
         let mut socket = Socket::open(service.address, "7").await;
-        let tokio_tungstenite::MaybeTlsStream::Plain(stream) = socket.stream.get_mut() else {
-            panic!("not plain")
-        };
+        let tokio_tungstenite::MaybeTlsStream::Plain(stream) = socket.stream.get_mut() else { panic!("not plain") };
         stream.write_all(bytes).await.unwrap();
         assert_eq!(socket.ending().await, Ending::Closed(code), "{bytes:x?}");
     }
-    eventually("their sessions ended", || async {
-        service.metric("notifier_sockets").await == 0
-    })
-    .await;
+    eventually("their sessions ended", || async { service.metric("notifier_sockets").await == 0 }).await;
 }

@@ -31,8 +31,11 @@ async fn a_killed_listener_under_load_loses_nothing() {
         if n % 150 == 0 {
             // Listener, relay and pool alike: everything the service has.
             killed += killer
-                .query_one("select count(pg_terminate_backend(pid)) from pg_stat_activity
-                            where application_name = 'parkmate-notifier' and datname = current_database()", &[])
+                .query_one(
+                    "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                            where application_name = 'parkmate-notifier' and datname = current_database()",
+                    &[],
+                )
                 .await
                 .unwrap()
                 .get::<_, i64>(0);
@@ -70,11 +73,11 @@ async fn with_the_doorbell_off_the_service_reads_for_itself_and_two_phase_commit
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    database
-        .write("set notifier.doorbell = off; update payment set status = 'verified' where id = 204")
-        .await;
+    database.write("set notifier.doorbell = off; update payment set status = 'verified' where id = 204").await;
     assert_eq!(socket.frame().await["event"], "payment.verified");
-    database.write("begin; update booking set status = 'cancelled_by_admin' where id = 104; prepare transaction 'later'").await;
+    database
+        .write("begin; update booking set status = 'cancelled_by_admin' where id = 104; prepare transaction 'later'")
+        .await;
     socket.nothing_but_a_marker(&database).await;
     database.write("commit prepared 'later'").await;
     assert_eq!(socket.frame().await["event"], "booking.declined");
@@ -87,30 +90,13 @@ async fn malformed_payloads_are_counted_and_ignored_and_forged_ones_reach_nobody
     let mut socket = Socket::open(service.address, "8").await;
     let forged = r#"{"id":"1","slot":0,"xid":"9999999","user_id":"8","event":"x","level":"info","message":"forged","data":{},"created_at":"x"}"#;
     for channel in ["notifier", "notifications", "parkmate"] {
-        database
-            .write(&format!("notify {channel}, '{forged}'"))
-            .await;
+        database.write(&format!("notify {channel}, '{forged}'")).await;
     }
     // Only who may read the settings knows the channel.
-    assert!(
+    assert!(database.app.batch_execute("select value from notifier.setting").await.is_err());
+    for garbage in ["", "nonsense", "{}", r#"{"id":1}"#, "[1,2]", r#"{"due":"x"}"#] {
         database
-            .app
-            .batch_execute("select value from notifier.setting")
-            .await
-            .is_err()
-    );
-    for garbage in [
-        "",
-        "nonsense",
-        "{}",
-        r#"{"id":1}"#,
-        "[1,2]",
-        r#"{"due":"x"}"#,
-    ] {
-        database
-            .run(&format!(
-                "select pg_notify(value, '{garbage}') from notifier.setting where name = 'channel'"
-            ))
+            .run(&format!("select pg_notify(value, '{garbage}') from notifier.setting where name = 'channel'"))
             .await;
     }
     socket.nothing_but_a_marker(&database).await;
@@ -122,32 +108,19 @@ async fn malformed_payloads_are_counted_and_ignored_and_forged_ones_reach_nobody
 async fn two_instances_tell_the_sockets_of_both_and_one_takes_over_the_bell() {
     let database = Database::new().await;
     let first = Service::on(&database).await;
-    eventually("the first is the relay", || async {
-        first.metric("notifier_relay").await == 1
-    })
-    .await;
+    eventually("the first is the relay", || async { first.metric("notifier_relay").await == 1 }).await;
     let second = Service::on(&database).await;
-    let (mut here, mut there) = (
-        Socket::open(first.address, "8").await,
-        Socket::open(second.address, "8").await,
-    );
-    database
-        .write("update payment set status = 'verified' where id = 204")
-        .await;
+    let (mut here, mut there) = (Socket::open(first.address, "8").await, Socket::open(second.address, "8").await);
+    database.write("update payment set status = 'verified' where id = 204").await;
     assert_eq!(here.frame().await["event"], "payment.verified");
     assert_eq!(there.frame().await["event"], "payment.verified");
     assert_eq!(second.metric("notifier_relay").await, 0);
 
     first.begin_to_stop();
     assert_eq!(here.ending().await, Ending::Closed(1012));
-    database
-        .write("update booking set status = 'cancelled_by_admin' where id = 104")
-        .await;
+    database.write("update booking set status = 'cancelled_by_admin' where id = 104").await;
     assert_eq!(there.frame().await["event"], "booking.declined");
-    eventually("the second is the relay", || async {
-        second.metric("notifier_relay").await == 1
-    })
-    .await;
+    eventually("the second is the relay", || async { second.metric("notifier_relay").await == 1 }).await;
     there.nothing_but_a_marker(&database).await;
 }
 
@@ -156,30 +129,18 @@ async fn a_restart_tells_sockets_to_come_back_and_notes_what_they_confirmed() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    database
-        .write("update payment set status = 'verified' where id = 204")
-        .await;
+    database.write("update payment set status = 'verified' where id = 204").await;
     assert_eq!(socket.frame().await["event"], "payment.verified");
     service.begin_to_stop();
     assert_eq!(socket.ending().await, Ending::Closed(1012));
     service.stop().await;
-    assert_eq!(
-        database
-            .one::<i64>("select count(*) from notifier.notification where delivered_at is null")
-            .await,
-        0
-    );
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where delivered_at is null").await, 0);
 
-    database
-        .write("update booking set status = 'cancelled_by_admin' where id = 104")
-        .await;
+    database.write("update booking set status = 'cancelled_by_admin' where id = 104").await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
     let frame = socket.frame().await;
-    assert_eq!(
-        (frame["event"].as_str(), frame["replayed"].as_bool()),
-        (Some("booking.declined"), Some(true))
-    );
+    assert_eq!((frame["event"].as_str(), frame["replayed"].as_bool()), (Some("booking.declined"), Some(true)));
     socket.nothing_but_a_marker(&database).await;
 }
 
@@ -210,9 +171,7 @@ async fn opening_in_the_middle_of_writes_neither_skips_nor_doubles() {
         }
     }
     writing.await.unwrap();
-    database
-        .run("select notifier.send('8', 'info', 'the end')")
-        .await;
+    database.run("select notifier.send('8', 'info', 'the end')").await;
     for socket in &mut sockets[1..] {
         let mut seen = HashSet::new();
         let mut last = 0;
@@ -228,11 +187,7 @@ async fn opening_in_the_middle_of_writes_neither_skips_nor_doubles() {
             last = last.max(amount as i64);
         }
         let first = *seen.iter().min().unwrap();
-        assert_eq!(
-            seen.len() as i64,
-            last - first + 1,
-            "none was skipped after the first"
-        );
+        assert_eq!(seen.len() as i64, last - first + 1, "none was skipped after the first");
         assert_eq!(last, WRITES);
     }
 }
@@ -242,29 +197,16 @@ async fn a_socket_that_never_answers_a_ping_is_closed() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    database
-        .write("update payment set status = 'verified' where id = 204")
-        .await;
+    database.write("update payment set status = 'verified' where id = 204").await;
     assert_eq!(socket.frame().await["event"], "payment.verified");
     // Reading on would answer: bytes are taken from below the protocol instead.
-    let tokio_tungstenite::MaybeTlsStream::Plain(stream) = socket.stream.get_mut() else {
-        panic!("not plain")
-    };
+    let tokio_tungstenite::MaybeTlsStream::Plain(stream) = socket.stream.get_mut() else { panic!("not plain") };
     let mut bytes = Vec::new();
-    tokio::io::AsyncReadExt::read_to_end(stream, &mut bytes)
-        .await
-        .unwrap();
-    assert!(
-        bytes
-            .windows(2)
-            .any(|pair| u16::from_be_bytes([pair[0], pair[1]]) == 4511),
-        "closed with 4511"
-    );
+    tokio::io::AsyncReadExt::read_to_end(stream, &mut bytes).await.unwrap();
+    assert!(bytes.windows(2).any(|pair| u16::from_be_bytes([pair[0], pair[1]]) == 4511), "closed with 4511");
     assert_eq!(service.metric("notifier_stuck_sockets_total").await, 1);
     assert_eq!(
-        database
-            .one::<i64>("select count(*) from notifier.notification where delivered_at is not null")
-            .await,
+        database.one::<i64>("select count(*) from notifier.notification where delivered_at is not null").await,
         0
     );
 }
@@ -291,9 +233,7 @@ async fn backends_that_hang_hold_up_nothing_for_long() {
     };
     signal("-STOP");
     // Too large for NOTIFY: it has to be read.
-    database
-        .run("select notifier.send('8', 'info', repeat('x', 9000))")
-        .await;
+    database.run("select notifier.send('8', 'info', repeat('x', 9000))").await;
     let frame = socket.frame().await;
     signal("-CONT");
     assert_eq!(frame["message"].as_str().unwrap().len(), 9000);
@@ -309,12 +249,7 @@ async fn a_slow_link_is_waited_for_as_long_as_it_makes_progress() {
     let mut socket = Socket::open(slow, "8").await;
     database.run("select notifier.send('8', 'info', repeat('x', 40000) || n) from generate_series(1, 30) n").await;
     for n in 1..=30 {
-        assert!(
-            socket.frame().await["message"]
-                .as_str()
-                .unwrap()
-                .ends_with(&format!("x{n}"))
-        );
+        assert!(socket.frame().await["message"].as_str().unwrap().ends_with(&format!("x{n}")));
     }
     assert_eq!(service.metric("notifier_stuck_sockets_total").await, 0);
     socket.nothing_but_a_marker(&database).await;
@@ -329,11 +264,7 @@ async fn a_client_that_pings_and_reads_nothing_is_closed() {
     // Until the answers fill the buffers on the way and nothing more is taken: the service has closed.
     let closed = tokio::time::timeout(crate::support::LIMIT, async {
         loop {
-            if socket
-                .stream
-                .feed(Message::Ping(vec![7; 125].into()))
-                .await
-                .is_err()
+            if socket.stream.feed(Message::Ping(vec![7; 125].into())).await.is_err()
                 || socket.stream.flush().await.is_err()
             {
                 break;
@@ -341,8 +272,5 @@ async fn a_client_that_pings_and_reads_nothing_is_closed() {
         }
     });
     assert!(closed.await.is_ok(), "it goes on for ever");
-    eventually("its session ended", || async {
-        service.metric("notifier_sockets").await == 0
-    })
-    .await;
+    eventually("its session ended", || async { service.metric("notifier_sockets").await == 0 }).await;
 }

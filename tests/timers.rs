@@ -27,18 +27,15 @@ async fn a_timer_sleeps_until_its_time_and_a_nearer_one_wakes_the_scheduler() {
     let service = Service::on(&database).await;
     let mut david = Socket::open(service.address, "8").await;
     book(&database, 901, "now() + interval '3 days'").await;
-    book(
-        &database,
-        902,
-        "now() + interval '5 minutes 1500 milliseconds'",
-    )
-    .await;
+    book(&database, 902, "now() + interval '5 minutes 1500 milliseconds'").await;
     book(&database, 903, "now() + interval '5 minutes 1 second'").await;
     assert_eq!(next(&mut david, "booking.expiring").await, 903);
     assert_eq!(next(&mut david, "booking.expiring").await, 902);
     let early: i64 = database
-        .one("select count(*) from notifier.notification n join booking b on b.id = (n.data ->> 'booking_id')::int
-              where n.event = 'booking.expiring' and n.created_at < b.end_time - interval '5 minutes'")
+        .one(
+            "select count(*) from notifier.notification n join booking b on b.id = (n.data ->> 'booking_id')::int
+              where n.event = 'booking.expiring' and n.created_at < b.end_time - interval '5 minutes'",
+        )
         .await;
     assert_eq!(early, 0);
 }
@@ -51,19 +48,10 @@ async fn a_moved_booking_is_told_at_its_new_time_and_a_cancelled_one_never() {
     // In one transaction, so that no timer can fire before all is said; each statement arms for itself.
     database.write("begin").await;
     for id in [901, 902, 903, 904] {
-        book(
-            &database,
-            id,
-            "now() + interval '5 minutes 500 milliseconds'",
-        )
-        .await;
+        book(&database, id, "now() + interval '5 minutes 500 milliseconds'").await;
     }
-    database
-        .write("update booking set end_time = end_time + interval '1 second' where id = 901")
-        .await;
-    database
-        .write("update booking set status = 'cancelled' where id = 902")
-        .await;
+    database.write("update booking set end_time = end_time + interval '1 second' where id = 901").await;
+    database.write("update booking set status = 'cancelled' where id = 902").await;
     database.write("delete from booking where id = 903").await;
     database.write("commit").await;
     assert_eq!(next(&mut david, "booking.expiring").await, 904);
@@ -82,12 +70,7 @@ async fn a_timer_whose_row_moved_unseen_is_armed_again() {
     let service = Service::on(&database).await;
     let mut david = Socket::open(service.address, "8").await;
     database.write("begin").await;
-    book(
-        &database,
-        901,
-        "now() + interval '5 minutes 500 milliseconds'",
-    )
-    .await;
+    book(&database, 901, "now() + interval '5 minutes 500 milliseconds'").await;
     database
         .write("set local notifier.mute = on; update booking set end_time = end_time + interval '1 second' where id = 901; commit")
         .await;
@@ -113,13 +96,9 @@ async fn a_booking_that_begins_to_qualify_after_its_due_time_is_told_then() {
     })
     .await;
     david.nothing_but_a_marker(&database).await;
-    database
-        .write("update booking set status = 'booked' where id = 901")
-        .await;
+    database.write("update booking set status = 'booked' where id = 901").await;
     assert_eq!(next(&mut david, "booking.expiring").await, 901);
-    database
-        .write("update booking set start_time = now() where id = 901")
-        .await;
+    database.write("update booking set start_time = now() where id = 901").await;
     david.nothing_but_a_marker(&database).await;
 }
 
@@ -137,10 +116,7 @@ async fn a_booking_that_qualifies_by_a_transaction_open_at_its_due_time_is_told(
                 values (901, 8, 11, now() + interval '5 minutes 1 second', 'requested')",
         )
         .await;
-    other
-        .batch_execute("begin; update booking set status = 'booked' where id = 901")
-        .await
-        .unwrap();
+    other.batch_execute("begin; update booking set status = 'booked' where id = 901").await.unwrap();
     eventually("it was looked at", || async {
         database.one::<i64>("select count(*) from notifier.timer where event = 'booking.expiring' and key = '[\"901\"]' and barrier is not null").await == 1
     })
@@ -161,18 +137,9 @@ async fn what_came_due_while_no_service_ran_is_told_if_it_is_still_of_use() {
     let mut told = HashSet::new();
     for _ in 0..2 {
         let frame = david.frame().await;
-        told.insert((
-            frame["event"].as_str().unwrap().to_owned(),
-            frame["data"]["booking_id"].as_i64().unwrap(),
-        ));
+        told.insert((frame["event"].as_str().unwrap().to_owned(), frame["data"]["booking_id"].as_i64().unwrap()));
     }
-    assert_eq!(
-        told,
-        HashSet::from([
-            ("booking.expired".to_owned(), 901),
-            ("booking.expiring".to_owned(), 902)
-        ])
-    );
+    assert_eq!(told, HashSet::from([("booking.expired".to_owned(), 901), ("booking.expiring".to_owned(), 902)]));
     david.nothing_but_a_marker(&database).await;
 }
 
@@ -181,10 +148,7 @@ async fn two_instances_fire_each_timer_once() {
     const MANY: i64 = 400;
     let database = Database::new().await;
     let (first, second) = (Service::on(&database).await, Service::on(&database).await);
-    let mut sockets = [
-        Socket::open(first.address, "8").await,
-        Socket::open(second.address, "8").await,
-    ];
+    let mut sockets = [Socket::open(first.address, "8").await, Socket::open(second.address, "8").await];
     // Spread over two seconds, each row armed twice.
     database
         .write(&format!(
@@ -196,22 +160,18 @@ async fn two_instances_fire_each_timer_once() {
     for socket in &mut sockets {
         let mut seen = HashSet::new();
         for _ in 0..MANY {
-            assert!(
-                seen.insert(next(socket, "booking.expiring").await),
-                "told twice"
-            );
+            assert!(seen.insert(next(socket, "booking.expiring").await), "told twice");
         }
     }
     eventually("all timers were looked at", || async {
-        database.one::<i64>("select count(*) from notifier.timer where event = 'booking.expiring' and due_at < now()").await == 0
+        database
+            .one::<i64>("select count(*) from notifier.timer where event = 'booking.expiring' and due_at < now()")
+            .await
+            == 0
     })
     .await;
     assert_eq!(
-        database
-            .one::<i64>(
-                "select count(*) from notifier.notification where event = 'booking.expiring'"
-            )
-            .await,
+        database.one::<i64>("select count(*) from notifier.notification where event = 'booking.expiring'").await,
         MANY
     );
 }
@@ -221,25 +181,18 @@ async fn bookings_that_were_there_before_their_timer_get_one() {
     let database = Database::empty().await;
     load_parkmate(&database.owner).await;
     database
-        .write("insert into booking (user_id, slot_id, end_time)
-                select 8, 11, now() + interval '5 minutes' + n * interval '1 hour' from generate_series(0, 2499) n")
+        .write(
+            "insert into booking (user_id, slot_id, end_time)
+                select 8, 11, now() + interval '5 minutes' + n * interval '1 hour' from generate_series(0, 2499) n",
+        )
         .await;
-    parkmate_notifier::store::Store::new(&database.url().parse().unwrap(), 2)
-        .unwrap()
-        .migrate()
-        .await
-        .unwrap();
-    database
-        .run(include_str!("../sql/parkmate/events.sql"))
-        .await;
+    parkmate_notifier::store::Store::new(&database.url().parse().unwrap(), 2).unwrap().migrate().await.unwrap();
+    database.run(include_str!("../sql/parkmate/events.sql")).await;
     let service = Service::on(&database).await;
     let mut david = Socket::open(service.address, "8").await;
     assert_eq!(david.frame().await["event"], "booking.expiring");
     eventually("all rows are armed", || async {
-        database
-            .one::<i64>("select count(*) from notifier.backfill")
-            .await
-            == 0
+        database.one::<i64>("select count(*) from notifier.backfill").await == 0
     })
     .await;
     let without: i64 = database
@@ -261,15 +214,15 @@ async fn a_booking_of_a_transaction_that_was_open_during_the_definition_gets_its
               'select user_id, id as booking_id from due')")
         .await;
     eventually("all there is to see is armed", || async {
-        database
-            .one::<i16>("select pass from notifier.backfill")
-            .await
-            == 3
+        database.one::<i16>("select pass from notifier.backfill").await == 3
     })
     .await;
     database.write("commit").await;
     eventually("the booking is armed", || async {
-        database.one::<i64>("select count(*) from notifier.timer where event = 'booking.tomorrow' and key = '[\"901\"]'").await == 1
+        database
+            .one::<i64>("select count(*) from notifier.timer where event = 'booking.tomorrow' and key = '[\"901\"]'")
+            .await
+            == 1
     })
     .await;
     assert!(service.is_ready().await);
@@ -284,14 +237,8 @@ async fn a_row_that_faults_holds_up_neither_the_others_nor_other_events() {
               select notifier.define_timer('task.due', 'public.task', $$ at + interval '1 second' / parts $$, 'info', 'Task {id}.',
                 'select owner as user_id, id from due')")
         .await;
-    database
-        .write("insert into task select n, '8', now(), 2 from generate_series(1, 5) n")
-        .await;
-    database
-        .write(
-            "begin; set local notifier.mute = on; update task set parts = 0 where id = 3; commit",
-        )
-        .await;
+    database.write("insert into task select n, '8', now(), 2 from generate_series(1, 5) n").await;
+    database.write("begin; set local notifier.mute = on; update task set parts = 0 where id = 3; commit").await;
     let service = Service::on(&database).await;
     let mut david = Socket::open(service.address, "8").await;
     let mut seen = HashSet::new();
@@ -299,13 +246,8 @@ async fn a_row_that_faults_holds_up_neither_the_others_nor_other_events() {
         seen.insert(david.frame().await["data"]["id"].as_i64().unwrap());
     }
     assert_eq!(seen, HashSet::from([1, 2, 4, 5]));
-    let fault = database
-        .rows("select event, sqlstate from notifier.fault")
-        .await;
-    assert_eq!(
-        (fault[0].get::<_, &str>(0), fault[0].get::<_, &str>(1)),
-        ("task.due", "22012")
-    );
+    let fault = database.rows("select event, sqlstate from notifier.fault").await;
+    assert_eq!((fault[0].get::<_, &str>(0), fault[0].get::<_, &str>(1)), ("task.due", "22012"));
     eventually("it is tried again later", || async {
         database.one::<i64>("select count(*) from notifier.timer where event = 'task.due' and due_at > now() + interval '30 seconds'").await == 1
     })

@@ -27,32 +27,15 @@ pub(super) async fn run(config: DemoConfig, stop: CancellationToken) -> Result<(
     let admin = Store::new(&postgres.url("postgres", "postgres").parse()?, 2)?;
     admin.run_script("create role parkmate login").await?;
     admin.run_script("create role parking_app login").await?;
-    admin
-        .run_script("create database parkmate owner parkmate")
-        .await?;
+    admin.run_script("create database parkmate owner parkmate").await?;
 
-    let owner = DatabaseConfig {
-        database_url: postgres.url("parkmate", "parkmate").parse()?,
-    };
+    let owner = DatabaseConfig { database_url: postgres.url("parkmate", "parkmate").parse()? };
     let store = Store::new(&owner.database_url, 2)?;
-    store
-        .run_script(SCHEMA)
-        .await
-        .context("sql/parkmate/schema.sql")?;
-    store
-        .run_script(SAMPLE)
-        .await
-        .context("sql/parkmate/sample.sql")?;
+    store.run_script(SCHEMA).await.context("sql/parkmate/schema.sql")?;
+    store.run_script(SAMPLE).await.context("sql/parkmate/sample.sql")?;
     store.migrate().await?;
-    store
-        .run_script(EVENTS)
-        .await
-        .context("sql/parkmate/events.sql")?;
-    store
-        .run_script(
-            "grant select, insert, update, delete on all tables in schema public to parking_app",
-        )
-        .await?;
+    store.run_script(EVENTS).await.context("sql/parkmate/events.sql")?;
+    store.run_script("grant select, insert, update, delete on all tables in schema public to parking_app").await?;
 
     let application = postgres.url("parking_app", "parkmate");
     let psql = format!("psql '{application}'");

@@ -12,11 +12,7 @@ pub(super) async fn run(config: DatabaseConfig) -> Result<()> {
     for name in &migrated.applied {
         println!("applied {name}");
     }
-    println!(
-        "functions applied, {} events generated again: {} is ready",
-        migrated.events,
-        store.place()
-    );
+    println!("functions applied, {} events generated again: {} is ready", migrated.events, store.place());
     if migrated.superuser {
         warn!(
             "the schema notifier belongs to a superuser, and its functions run as one: better migrate as the database's owner"

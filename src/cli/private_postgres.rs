@@ -75,9 +75,7 @@ impl PrivatePostgres {
     fn spawn(settings: &[&str]) -> Result<Self> {
         let programs = find_programs()?;
         let user = unprivileged_user()?;
-        let folder = tempfile::Builder::new()
-            .prefix("parkmate-notifier-")
-            .tempdir()?;
+        let folder = tempfile::Builder::new().prefix("parkmate-notifier-").tempdir()?;
         fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
         if let Some((uid, gid)) = user {
             chown(&folder, Some(uid), Some(gid))?;
@@ -92,14 +90,7 @@ impl PrivatePostgres {
         };
 
         let mut initdb = as_user(&programs.join("initdb"));
-        initdb.args([
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--no-locale",
-            "--no-sync",
-            "--pgdata",
-        ]);
+        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--pgdata"]);
         said(initdb.arg(folder.path().join("data")).output()?).context("initdb")?;
         let port = free_port()?;
         let mut configuration = format!(
@@ -108,29 +99,15 @@ impl PrivatePostgres {
         for setting in settings {
             configuration += &format!("{setting}\n");
         }
-        fs::write(
-            folder.path().join("data/postgresql.auto.conf"),
-            configuration,
-        )?;
+        fs::write(folder.path().join("data/postgresql.auto.conf"), configuration)?;
 
         let mut keeper = as_user(Path::new("/bin/sh"));
-        keeper
-            .args(["-c", KEEPER, "keeper"])
-            .arg(&programs)
-            .arg(folder.path());
+        keeper.args(["-c", KEEPER, "keeper"]).arg(&programs).arg(folder.path());
         // A group of its own: Ctrl-C is for the owner, which closes its sockets before its database goes.
-        let keeper = keeper
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
+        let keeper =
+            keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn()?;
         // From here on the keeper removes it.
-        Ok(Self {
-            keeper,
-            folder: folder.keep(),
-            port,
-        })
+        Ok(Self { keeper, folder: folder.keep(), port })
     }
 
     /// The address of a database of this server.
@@ -156,12 +133,8 @@ impl PrivatePostgres {
                 Ok(_) => return Ok(()),
                 Err(error) => {
                     let log = self.log();
-                    if started.elapsed() > START_LIMIT
-                        || log.contains("FATAL") && !log.contains("starting up")
-                    {
-                        return Err(
-                            error.context(format!("Postgres did not start; it says:\n{log}"))
-                        );
+                    if started.elapsed() > START_LIMIT || log.contains("FATAL") && !log.contains("starting up") {
+                        return Err(error.context(format!("Postgres did not start; it says:\n{log}")));
                     }
                 }
             }
@@ -179,29 +152,17 @@ impl Drop for PrivatePostgres {
 
 /// The folder with `initdb` and `postgres`: on PATH, or the newest of the usual places.
 fn find_programs() -> Result<PathBuf> {
-    let on_path = env::var_os("PATH")
-        .map(|path| env::split_paths(&path).collect::<Vec<_>>())
-        .unwrap_or_default();
-    let mut usual: Vec<PathBuf> = [
-        "/usr/lib/postgresql",
-        "/usr/local/pgsql",
-        "/opt/homebrew/opt",
-        "/usr/pgsql",
-    ]
-    .iter()
-    .flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten())
-    .map(|entry| entry.path())
-    .collect();
+    let on_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    let mut usual: Vec<PathBuf> = ["/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt", "/usr/pgsql"]
+        .iter()
+        .flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .collect();
     usual.push("/usr/local/pgsql".into());
     // By version, so that 9 does not come after 15.
     let version = |path: &PathBuf| {
         path.file_name()
-            .and_then(|name| {
-                name.to_str()?
-                    .trim_start_matches("postgresql@")
-                    .parse::<f64>()
-                    .ok()
-            })
+            .and_then(|name| name.to_str()?.trim_start_matches("postgresql@").parse::<f64>().ok())
             .unwrap_or(0.0)
     };
     usual.sort_by(|a, b| version(b).total_cmp(&version(a)));
@@ -219,10 +180,7 @@ fn find_programs() -> Result<PathBuf> {
 fn unprivileged_user() -> Result<Option<(u32, u32)>> {
     let id = |arguments: &[&str]| -> Option<u32> {
         let output = Command::new("id").args(arguments).output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).trim().parse().ok())?
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse().ok())?
     };
     if id(&["-u"]) != Some(0) {
         return Ok(None);
@@ -245,10 +203,6 @@ fn free_port() -> Result<u16> {
 }
 
 fn said(output: Output) -> Result<()> {
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -22,11 +22,7 @@ pub(super) async fn run(config: ServeConfig, stop: CancellationToken) -> Result<
 
 pub(super) fn bind(address: SocketAddr) -> Result<TcpListener> {
     let bind = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         // Accepted sockets inherit it.
         socket.set_send_buffer_size(SEND_BUFFER)?;

@@ -82,28 +82,11 @@ impl Demo {
     pub fn new(application: Store, service: Store, psql: String) -> Result<Self> {
         let actions = parse_actions(ACTIONS)?;
         let people = [
-            Person {
-                role: "driver",
-                user_id: "7",
-                name: "Dora",
-            },
-            Person {
-                role: "owner",
-                user_id: "3",
-                name: "Otto",
-            },
+            Person { role: "driver", user_id: "7", name: "Dora" },
+            Person { role: "owner", user_id: "3", name: "Otto" },
         ];
-        let overview = Overview {
-            people,
-            actions: actions.clone(),
-            psql,
-        };
-        Ok(Self {
-            application,
-            service,
-            overview,
-            actions,
-        })
+        let overview = Overview { people, actions: actions.clone(), psql };
+        Ok(Self { application, service, overview, actions })
     }
 
     async fn act(&self, event: &str) -> Response {
@@ -128,40 +111,19 @@ impl Demo {
         let due = armed
             .into_iter()
             .filter(|timer| (0.0..COUNTDOWN_SECONDS).contains(&timer.in_seconds))
-            .map(
-                |Timer {
-                     event,
-                     booking_id,
-                     in_seconds,
-                 }| Due {
-                    event,
-                    booking_id,
-                    in_seconds,
-                },
-            )
+            .map(|Timer { event, booking_id, in_seconds }| Due { event, booking_id, in_seconds })
             .collect();
-        Ok(Done {
-            event: &action.event,
-            sql: &action.sql,
-            rows,
-            milliseconds,
-            due,
-        })
+        Ok(Done { event: &action.event, sql: &action.sql, rows, milliseconds, due })
     }
 }
 
 /// The demo's routes; without a demo they reject everything.
-pub(super) fn routes(
-    demo: Option<Arc<Demo>>,
-) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+pub(super) fn routes(demo: Option<Arc<Demo>>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     let demo = warp::any().and_then(move || {
         let demo = demo.clone();
         async move { demo.ok_or_else(warp::reject::not_found) }
     });
-    let page = warp::path::end()
-        .and(warp::get())
-        .and(demo.clone())
-        .map(|_| warp::reply::html(PAGE).into_response());
+    let page = warp::path::end().and(warp::get()).and(demo.clone()).map(|_| warp::reply::html(PAGE).into_response());
     let overview = warp::path!("demo" / "actions")
         .and(warp::get())
         .and(demo.clone())
@@ -181,20 +143,12 @@ fn parse_actions(text: &str) -> Result<Vec<Action>> {
 }
 
 fn parse_action(section: &str) -> Result<Action> {
-    let (head, body) = section
-        .split_once('\n')
-        .context("no line break after the head")?;
+    let (head, body) = section.split_once('\n').context("no line break after the head")?;
     let mut head = head.split(" | ").map(str::trim);
-    let mut next = || {
-        head.next()
-            .context("event | title | told | level | timed or not")
-    };
+    let mut next = || head.next().context("event | title | told | level | timed or not");
     let (event, title, told, level, timed) = (next()?, next()?, next()?, next()?, next()?);
     let (before, sql) = match body.split_once("-- run") {
-        Some((before, sql)) => (
-            before.trim().trim_start_matches("-- before").trim(),
-            sql.trim(),
-        ),
+        Some((before, sql)) => (before.trim().trim_start_matches("-- before").trim(), sql.trim()),
         None => ("", body.trim()),
     };
     Ok(Action {

@@ -10,9 +10,7 @@ use crate::protocol::Position;
 use anyhow::{Context, Result, bail};
 use tokio::time::timeout;
 use tokio_postgres::tls::NoTlsStream;
-use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket,
-};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket};
 
 /// See the module. Nothing is read from the connection but inside [`Link::query`] and [`Link::next`].
 pub struct Link {
@@ -28,11 +26,7 @@ impl Link {
         let (client, connection) = timeout(2 * super::CONNECT_LIMIT, config.connect(NoTls))
             .await
             .context("the server accepts but does not answer")??;
-        Ok(Self {
-            client,
-            connection,
-            inbox: VecDeque::new(),
-        })
+        Ok(Self { client, connection, inbox: VecDeque::new() })
     }
 
     pub(super) fn into_parts(self) -> (Client, Connection<Socket, NoTlsStream>) {
@@ -53,17 +47,12 @@ impl Link {
                     Poll::Ready(Some(Ok(message))) => inbox.extend(payload(message)),
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
                     Poll::Ready(None) => {
-                        return Poll::Ready(Err(anyhow::anyhow!(
-                            "the server closed the connection"
-                        )));
+                        return Poll::Ready(Err(anyhow::anyhow!("the server closed the connection")));
                     }
                     Poll::Pending => break,
                 }
             }
-            query
-                .as_mut()
-                .poll(cx)
-                .map(|result| Ok(result.context("the server does not answer")??))
+            query.as_mut().poll(cx).map(|result| Ok(result.context("the server does not answer")??))
         })
         .await?;
         Ok(messages
@@ -102,10 +91,7 @@ impl Link {
     /// See [`Link::query`].
     pub async fn position(&mut self) -> Result<Position> {
         let rows = self.query("select pg_current_snapshot()").await?;
-        rows.first()
-            .and_then(|row| row.get(0))
-            .context("the database has no position")?
-            .parse()
+        rows.first().and_then(|row| row.get(0)).context("the database has no position")?.parse()
     }
 
     /// Listens on the channel this database keeps secret. Committed when it returns.
@@ -113,14 +99,9 @@ impl Link {
     /// # Errors
     /// See [`Link::query`].
     pub async fn listen(&mut self) -> Result<()> {
-        let rows = self
-            .query("select format('listen %I', value) from notifier.setting where name = 'channel'")
-            .await?;
-        let listen = rows
-            .first()
-            .and_then(|row| row.get(0))
-            .context("the database has no channel: run migrate")?
-            .to_owned();
+        let rows = self.query("select format('listen %I', value) from notifier.setting where name = 'channel'").await?;
+        let listen =
+            rows.first().and_then(|row| row.get(0)).context("the database has no channel: run migrate")?.to_owned();
         self.query(&listen).await?;
         Ok(())
     }
@@ -170,11 +151,7 @@ fn payload(message: AsyncMessage) -> Option<String> {
     match message {
         AsyncMessage::Notification(notification) => Some(notification.payload().to_owned()),
         AsyncMessage::Notice(notice) => {
-            tracing::debug!(
-                severity = notice.severity(),
-                message = notice.message(),
-                "notice of the database"
-            );
+            tracing::debug!(severity = notice.severity(), message = notice.message(), "notice of the database");
             None
         }
         _ => None,

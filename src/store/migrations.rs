@@ -47,8 +47,7 @@ async fn apply(client: &mut Client) -> Result<Migrated> {
             &[],
         )
         .await?;
-    let (major, encoding, superuser): (i64, String, bool) =
-        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (major, encoding, superuser): (i64, String, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if major < OLDEST_POSTGRES {
         bail!("the server is Postgres {major}; {OLDEST_POSTGRES} or newer is needed");
     }
@@ -57,18 +56,12 @@ async fn apply(client: &mut Client) -> Result<Migrated> {
     }
 
     // refinery takes no lock: of four starters at once all but one would fail. This one goes with the session.
-    client
-        .batch_execute("select pg_advisory_lock(7809647138214477425)")
-        .await?;
+    client.batch_execute("select pg_advisory_lock(7809647138214477425)").await?;
     if let Some(version) = version(client).await? {
         refuse_newer(version)?;
     }
     // `create schema` asks for a privilege even where there is nothing to create.
-    if !client
-        .query_one("select to_regnamespace('notifier') is not null", &[])
-        .await?
-        .try_get::<_, bool>(0)?
-    {
+    if !client.query_one("select to_regnamespace('notifier') is not null", &[]).await?.try_get::<_, bool>(0)? {
         client.batch_execute("create schema notifier").await.context(
             "creating the schema notifier: the role needs the privilege CREATE on the database, which its owner has",
         )?;
@@ -80,62 +73,27 @@ async fn apply(client: &mut Client) -> Result<Migrated> {
         .context("applying migrations/")?;
 
     let transaction = client.transaction().await?;
-    transaction
-        .batch_execute(
-            "set local check_function_bodies = off; set local client_min_messages = warning",
-        )
-        .await?;
+    transaction.batch_execute("set local check_function_bodies = off; set local client_min_messages = warning").await?;
     for function in FUNCTIONS {
-        let name = || {
-            function
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .trim_start_matches("-- ")
-                .to_owned()
-        };
-        transaction
-            .batch_execute(function)
-            .await
-            .with_context(name)?;
+        let name = || function.lines().next().unwrap_or_default().trim_start_matches("-- ").to_owned();
+        transaction.batch_execute(function).await.with_context(name)?;
     }
-    let events = transaction
-        .query_one("select notifier.regenerate()", &[])
-        .await?
-        .try_get(0)?;
-    transaction
-        .execute("select notifier.grant_roles()", &[])
-        .await?;
+    let events = transaction.query_one("select notifier.regenerate()", &[]).await?.try_get(0)?;
+    transaction.execute("select notifier.grant_roles()", &[]).await?;
     transaction.commit().await?;
 
-    let applied = report
-        .applied_migrations()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    Ok(Migrated {
-        applied,
-        events,
-        superuser,
-    })
+    let applied = report.applied_migrations().iter().map(ToString::to_string).collect();
+    Ok(Migrated { applied, events, superuser })
 }
 
 pub(super) async fn check(link: &mut Link) -> Result<()> {
     // Simple statements alone: behind a pooler this has to come as far as the listener, which says what is wrong.
-    let present = link
-        .query("select to_regclass('notifier.schema_history') is not null")
-        .await?;
+    let present = link.query("select to_regclass('notifier.schema_history') is not null").await?;
     if present.first().and_then(|row| row.get(0)) != Some("t") {
         bail!("the database has no schema notifier: run `parkmate-notifier migrate` first");
     }
-    let rows = link
-        .query("select max(version) from notifier.schema_history")
-        .await?;
-    let version: i32 = rows
-        .first()
-        .and_then(|row| row.get(0))
-        .unwrap_or("0")
-        .parse()?;
+    let rows = link.query("select max(version) from notifier.schema_history").await?;
+    let version: i32 = rows.first().and_then(|row| row.get(0)).unwrap_or("0").parse()?;
     refuse_newer(version)?;
     if version < newest() {
         bail!(
@@ -148,19 +106,11 @@ pub(super) async fn check(link: &mut Link) -> Result<()> {
 }
 
 async fn version(client: &Client) -> Result<Option<i32>> {
-    let present = client
-        .query_one(
-            "select to_regclass('notifier.schema_history') is not null",
-            &[],
-        )
-        .await?;
+    let present = client.query_one("select to_regclass('notifier.schema_history') is not null", &[]).await?;
     if !present.try_get::<_, bool>(0)? {
         return Ok(None);
     }
-    Ok(client
-        .query_one("select max(version) from notifier.schema_history", &[])
-        .await?
-        .try_get(0)?)
+    Ok(client.query_one("select max(version) from notifier.schema_history", &[]).await?.try_get(0)?)
 }
 
 fn refuse_newer(version: i32) -> Result<()> {
@@ -175,10 +125,5 @@ fn refuse_newer(version: i32) -> Result<()> {
 }
 
 fn newest() -> i32 {
-    embedded::migrations::runner()
-        .get_migrations()
-        .iter()
-        .map(|migration| migration.version())
-        .max()
-        .unwrap_or(0)
+    embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0)
 }

@@ -16,19 +16,13 @@ pub fn postgres() -> &'static PrivatePostgres {
     // A thread and a runtime of its own: the first test's runtime ends with that test.
     SERVER.get_or_init(|| {
         std::thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let server = PrivatePostgres::start_with(&["max_prepared_transactions = 10"])
                     .await
                     .expect("a Postgres to test with");
                 let admin = connect(&server.url("postgres", "postgres")).await;
-                admin
-                    .batch_execute("create role parkmate login; create role parking_app login")
-                    .await
-                    .unwrap();
+                admin.batch_execute("create role parkmate login; create role parking_app login").await.unwrap();
                 prepare_template(&server, &admin).await;
                 server
             })
@@ -39,47 +33,27 @@ pub fn postgres() -> &'static PrivatePostgres {
 }
 
 async fn prepare_template(server: &PrivatePostgres, admin: &Client) {
-    admin
-        .batch_execute(&format!("create database {TEMPLATE} owner parkmate"))
-        .await
-        .unwrap();
+    admin.batch_execute(&format!("create database {TEMPLATE} owner parkmate")).await.unwrap();
     let url = server.url("parkmate", TEMPLATE);
-    Store::new(&url.parse().unwrap(), 2)
-        .unwrap()
-        .migrate()
-        .await
-        .expect("migrate as an owner who is no superuser");
+    Store::new(&url.parse().unwrap(), 2).unwrap().migrate().await.expect("migrate as an owner who is no superuser");
     let owner = connect(&url).await;
     load_parkmate(&owner).await;
-    owner
-        .batch_execute(include_str!("../../sql/parkmate/events.sql"))
-        .await
-        .expect("events.sql");
+    owner.batch_execute(include_str!("../../sql/parkmate/events.sql")).await.expect("events.sql");
 }
 
 /// Loads the parking application without its events.
 pub async fn load_parkmate(owner: &Client) {
+    owner.batch_execute(include_str!("../../sql/parkmate/schema.sql")).await.expect("schema.sql");
+    owner.batch_execute(include_str!("../../sql/parkmate/sample.sql")).await.expect("sample.sql");
     owner
-        .batch_execute(include_str!("../../sql/parkmate/schema.sql"))
-        .await
-        .expect("schema.sql");
-    owner
-        .batch_execute(include_str!("../../sql/parkmate/sample.sql"))
-        .await
-        .expect("sample.sql");
-    owner
-        .batch_execute(
-            "grant select, insert, update, delete on all tables in schema public to parking_app",
-        )
+        .batch_execute("grant select, insert, update, delete on all tables in schema public to parking_app")
         .await
         .unwrap();
 }
 
 /// A connection of a test's own.
 pub async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls)
-        .await
-        .expect("connecting");
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connecting");
     tokio::spawn(connection);
     client
 }
@@ -106,21 +80,9 @@ impl Database {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let admin = connect(&postgres().url("postgres", "postgres")).await;
-        admin
-            .batch_execute(&format!(
-                "create database {name} template {template} owner parkmate"
-            ))
-            .await
-            .unwrap();
-        let (owner, app) = (
-            postgres().url("parkmate", &name),
-            postgres().url("parking_app", &name),
-        );
-        Self {
-            owner: connect(&owner).await,
-            app: connect(&app).await,
-            name,
-        }
+        admin.batch_execute(&format!("create database {name} template {template} owner parkmate")).await.unwrap();
+        let (owner, app) = (postgres().url("parkmate", &name), postgres().url("parking_app", &name));
+        Self { owner: connect(&owner).await, app: connect(&app).await, name }
     }
 
     /// The owner's address of it.
@@ -148,26 +110,16 @@ impl Database {
 
     /// Runs SQL as the owner.
     pub async fn run(&self, sql: &str) {
-        self.owner
-            .batch_execute(sql)
-            .await
-            .unwrap_or_else(|error| panic!("{error:?}\n{sql}"));
+        self.owner.batch_execute(sql).await.unwrap_or_else(|error| panic!("{error:?}\n{sql}"));
     }
 
     /// The first column of the first row, asked as the owner.
     pub async fn one<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, sql: &str) -> T {
-        self.rows(sql)
-            .await
-            .first()
-            .unwrap_or_else(|| panic!("no row: {sql}"))
-            .get(0)
+        self.rows(sql).await.first().unwrap_or_else(|| panic!("no row: {sql}")).get(0)
     }
 
     /// All rows, asked as the owner.
     pub async fn rows(&self, sql: &str) -> Vec<Row> {
-        self.owner
-            .query(sql, &[])
-            .await
-            .unwrap_or_else(|error| panic!("{error:?}\n{sql}"))
+        self.owner.query(sql, &[]).await.unwrap_or_else(|error| panic!("{error:?}\n{sql}"))
     }
 }

@@ -36,9 +36,7 @@ impl Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let config = ServeConfig {
-            database: DatabaseConfig {
-                database_url: url.parse().unwrap(),
-            },
+            database: DatabaseConfig { database_url: url.parse().unwrap() },
             listen: address,
             auth: AuthMode::None,
             replay_window: Duration::from_secs(86_400),
@@ -47,24 +45,16 @@ impl Service {
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(server::run(config, listener, None, stop.clone()));
-        Self {
-            address,
-            stop,
-            running,
-        }
+        Self { address, stop, running }
     }
 
     pub async fn is_ready(&self) -> bool {
-        self.get("/readyz")
-            .await
-            .is_some_and(|response| response.status() == 200)
+        self.get("/readyz").await.is_some_and(|response| response.status() == 200)
     }
 
     /// `None` when nobody answers.
     pub async fn get(&self, path: &str) -> Option<reqwest::Response> {
-        reqwest::get(format!("http://{}{path}", self.address))
-            .await
-            .ok()
+        reqwest::get(format!("http://{}{path}", self.address)).await.ok()
     }
 
     /// A figure of `/metrics`.

@@ -37,14 +37,8 @@ impl Socket {
     /// Connects and reads nothing yet.
     pub async fn connect(address: SocketAddr, user: &str) -> Self {
         let url = format!("ws://{address}/ws/notifications/{user}/");
-        let (stream, _) = connect_async(url.into_client_request().unwrap())
-            .await
-            .expect("connecting a socket");
-        Self {
-            user: user.to_owned(),
-            hello: Value::Null,
-            stream,
-        }
+        let (stream, _) = connect_async(url.into_client_request().unwrap()).await.expect("connecting a socket");
+        Self { user: user.to_owned(), hello: Value::Null, stream }
     }
 
     /// The next frame. Answers pings on the way, as every client does.
@@ -96,17 +90,8 @@ impl Socket {
     /// Shows that nothing is on its way to this socket: a notification sent now is the very next frame.
     pub async fn nothing_but_a_marker(&mut self, database: &Database) {
         let marker = format!("marker {}", fastrand::u64(..));
-        database
-            .run(&format!(
-                "select notifier.send('{}', 'info', '{marker}')",
-                self.user
-            ))
-            .await;
+        database.run(&format!("select notifier.send('{}', 'info', '{marker}')", self.user)).await;
         let frame = self.frame().await;
-        assert_eq!(
-            frame["message"], marker,
-            "user {} was told something else: {frame}",
-            self.user
-        );
+        assert_eq!(frame["message"], marker, "user {} was told something else: {frame}", self.user);
     }
 }
