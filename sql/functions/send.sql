@@ -5,7 +5,8 @@
 --   data      a JSON object for the frontend
 --   event     a name the frontend can tell it by
 --   send_at   when; null or a past time is now
---   raises    22023 for a wrong level, data that is no object or an infinite send_at, 22004 for a missing message, 23514 for a user_id of 0 or more than 255 bytes
+--   raises    22023 for a wrong level, data that is no object or an infinite send_at, 22004 for a missing
+--             message, 23514 for a user_id of 0 or more than 255 bytes
 -- Used by: applications and DBAs; roles that are members of notifier_sender.
 create or replace function notifier.send(
   user_id text, level text, message text, data jsonb default '{}', event text default 'message', send_at timestamptz default null
@@ -31,9 +32,6 @@ begin
   if send.send_at > clock_timestamp() then
     insert into notifier.scheduled (send_at, user_id, event, level, message, data)
     values (send.send_at, _user, send.event, send.level, send.message, coalesce(send.data, '{}'));
-    if notifier.rung() then
-      perform notifier.announce(array[json_build_object('due', extract(epoch from send.send_at - clock_timestamp()))::text]);
-    end if;
   else
     perform notifier.record(send.event, send.level, array[_user::text], array[send.message], array[coalesce(send.data, '{}')]);
   end if;
