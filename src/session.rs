@@ -75,16 +75,25 @@ pub fn web_socket_config() -> WebSocketConfig {
 }
 
 /// Serves one socket until it ends, whichever side ends it. Invariant: the handshake is done and the user may listen.
-pub async fn run<S>(socket: WebSocketStream<Metered<S>>, user: UserId, context: Arc<Context>, stop: CancellationToken)
+pub fn run<S>(
+    socket: WebSocketStream<Metered<S>>,
+    user: UserId,
+    context: Arc<Context>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    // Made out here, and closed in a box of its own: what an async function is given or moves it keeps a place for as long as
+    // it lives, and ten thousand idle sockets would keep three.
     context.metrics.sockets.inc();
-    let mut session = Session::new(socket, user, context.clone());
-    let end = session.live(&stop).await;
-    debug!(user = %session.mail.user(), ?end, "socket ends");
-    session.close(end).await;
-    context.metrics.sockets.dec();
+    let mut session = Session::new(socket, user, context);
+    async move {
+        let end = session.live(&stop).await;
+        debug!(user = %session.mail.user(), ?end, "socket ends");
+        Box::pin(session.close(end)).await;
+        session.context.metrics.sockets.dec();
+    }
 }
 
 struct Session<S> {
@@ -427,7 +436,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// Ends the socket so that the other side learns why.
-    async fn close(mut self, end: End) {
+    async fn close(&mut self, end: End) {
         if let End::Close(CloseCode::Restarting) = end {
             self.drain().await;
         }
