@@ -1,5 +1,6 @@
 //! Parse, run, exit code.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     let filter = EnvFilter::try_from_env("NOTIFIER_LOG").unwrap_or_else(|_| EnvFilter::new(cli::default_log(&command)));
     // Logs go to stderr: what a command has to say goes to stdout.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let ended = Runtime::new().map_err(Into::into).and_then(|runtime| {
         let ended = runtime.block_on(cli::run(command));
         // A name server that does not answer must not hold up the end.

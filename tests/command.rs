@@ -33,15 +33,8 @@ async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<BufR
     let address = timeout(LIMIT, async {
         loop {
             let line = log.next_line().await.unwrap().expect("it ended");
-            if let Some((_, address)) = line.split_once("address") {
-                let digits = |c: char| c.is_ascii_digit() || c == '.' || c == ':';
-                break address
-                    .chars()
-                    .skip_while(|c| *c != '1')
-                    .take_while(|c| digits(*c))
-                    .collect::<String>()
-                    .parse()
-                    .unwrap();
+            if let Some((_, address)) = line.split_once("serving address=") {
+                break address.trim().parse().unwrap();
             }
         }
     })

@@ -14,7 +14,7 @@ pub use service::Service;
 pub use socket::Socket;
 
 /// How long anything may take before the test fails. Nothing waits this long when all is well.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until a fact holds, asking again and again; fails with its name after [`LIMIT`].
 pub async fn eventually<F: Future<Output = bool>>(what: &str, fact: impl Fn() -> F) {
