@@ -13,7 +13,7 @@ run: ## the demo: a throw-away Postgres, the parking application, and a page to 
 test: prerequisites lint test-rust test-browser ## everything, on a clean machine too
 
 prerequisites: ## install what the tests need, where apt and root allow it
-	@scripts/prerequisites postgres
+	@scripts/prerequisites postgres node npm
 	@scripts/prerequisites chromium pgbouncer || true
 
 lint: ## formatting, clippy and rustdoc without a warning

@@ -130,7 +130,10 @@ impl Confirmations {
                     self.settled.send_modify(|settled| *settled += (delivered.len() - rest) as u64);
                     held.extend(delivered.drain(rest..).filter(|row| row.tries < TRIES && locked.contains(&row.id)));
                 }
-                Err(error) => return self.put_back(delivered, summaries, &error).await,
+                Err(error) => {
+                    delivered.append(&mut held);
+                    return self.put_back(delivered, summaries, &error).await;
+                }
             }
         }
         if !held.is_empty() {

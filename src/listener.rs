@@ -97,6 +97,7 @@ impl Listener {
             let _ = link.unlisten().await;
             return Err(error);
         }
+        link.prepare_to_listen().await?;
         self.metrics.listener_connects.inc();
         self.readiness.send_replace(Readiness::Ready);
         info!("listening");
@@ -121,8 +122,8 @@ impl Listener {
                     Ok(Payload::Due(at)) => self.alarm.earlier(seconds(at)),
                     Ok(Payload::Beat(_)) => (heard, asked) = (Instant::now(), false),
                     Err(error) => {
-                        // Its text may be anybody's, so it is not logged. If it was one of ours, the read finds the row.
-                        warn!(%error, "malformed payload on the channel, ignored");
+                        // Its text may be anybody's, and the error quotes it. If it was one of ours, the read finds the row.
+                        warn!(kind = ?error.classify(), column = error.column(), "malformed payload on the channel, ignored");
                         self.metrics.malformed_payloads.inc();
                         wanted = true;
                     }
@@ -149,6 +150,7 @@ impl Listener {
                     beat = None;
                     if let Err(error) = beaten {
                         warn!(error = format!("{error:#}"), "sending a beat failed");
+                        asked = false;
                     }
                 }
                 _ = ticks.tick() => tick = true,

@@ -118,6 +118,8 @@ struct Session<S> {
     written: u64,
     unwritten_pongs: u32,
     next_idle_ping: Instant,
+    /// When [`Self::tick`] ran last.
+    ticked: Instant,
 }
 
 enum Outgoing {
@@ -169,6 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             written: 0,
             unwritten_pongs: 0,
             next_idle_ping: idle_ping(),
+            ticked: Instant::now(),
         };
         session.ask_for_undelivered();
         session
@@ -371,6 +374,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Does what time brings. Returns why the socket ends if it does.
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
+        self.ticked = now;
         let written = self.socket.get_ref().written();
         if written != self.written {
             // A slow link makes progress: neither it nor a ping behind what it carries is late.
@@ -412,7 +416,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// When [`Self::tick`] has something to do.
     fn deadline(&self) -> Instant {
         [
-            self.receipts.deadline(),
+            self.receipts.deadline(self.ticked),
             self.unflushed.map(|since| since + PATIENCE),
             self.unanswered.map(|since| since + PATIENCE),
             (self.unanswered.is_some() && self.unflushed.is_none()).then(|| self.pinged + PING_AGAIN),
@@ -437,8 +441,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Ends the socket so that the other side learns why.
     async fn close(&mut self, end: End) {
-        if let End::Close(CloseCode::Restarting) = end {
-            self.drain().await;
+        if let End::Close(CloseCode::Restarting) = end
+            && !self.drain().await
+        {
+            return;
         }
         let _ = timeout(FAREWELL, async {
             if let End::Close(code) = end {
@@ -456,21 +462,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// This instance stops: waits for pongs that are under way, counts them at once, and leaves when its turn comes, so that
-    /// thousands of sockets don't come back in one instant.
-    async fn drain(&mut self) {
+    /// thousands of sockets don't come back in one instant. Returns whether the other side is still there.
+    async fn drain(&mut self) -> bool {
         let sockets = self.context.metrics.sockets.get() as f64;
         let turn = Duration::from_secs_f64(fastrand::f64() * (sockets / 2_000.0).min(3.0));
-        let _ = timeout(FAREWELL, async {
+        let gone = timeout(FAREWELL, async {
             while !self.receipts.is_confirmed() {
                 let step = step(&mut self.socket, self.unflushed.is_some()).await;
                 if self.stepped(step).is_some() {
-                    return;
+                    return true;
                 }
             }
+            false
         })
         .await;
+        if gone == Ok(true) {
+            return false;
+        }
         self.note(Instant::now() + SETTLE);
         sleep(turn).await;
+        true
     }
 }
 

@@ -28,6 +28,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a statement may take to answer: then its server is lost, whatever TCP says.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// How a pooled session differs from the database's defaults. Under SERIALIZABLE our reads would conflict with writers. The
+/// server ends a statement before we give up its answer, and soon after we have gone (where its system can tell).
+const SESSION: &str = "set default_transaction_isolation = 'read committed'; set statement_timeout = '8s';
+    do $$ begin perform set_config('client_connection_check_interval', '2s', false); exception when others then null; end $$";
+
 /// The address of a database, as a person gave it. It holds a password, so nothing prints it.
 #[derive(Clone)]
 pub struct DatabaseUrl(String);
@@ -50,12 +55,10 @@ impl fmt::Debug for DatabaseUrl {
 impl DatabaseUrl {
     fn config(&self) -> Result<Config> {
         // The parser's own message repeats parts of the text.
-        let mut config: Config = self
-            .0
-            .parse()
-            .ok()
-            .filter(|config: &Config| !config.get_hosts().is_empty())
-            .context("the database URL is malformed: it reads postgresql://user:password@host:port/database")?;
+        let mut config: Config = self.0.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty()).context(
+            "the database URL is malformed: it reads postgresql://user:password@host:port/database (TLS to the \
+                 database, as by sslmode=verify-full, is not supported yet)",
+        )?;
         // A link that died without a word is noticed by keepalives and by what is not acknowledged.
         config
             .connect_timeout(CONNECT_LIMIT)
@@ -134,12 +137,8 @@ impl Store {
             .max_size(size)
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts { wait: limit, create: limit, recycle: limit })
-            // Whatever the database's default: under SERIALIZABLE our reads would conflict with writers.
             .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move {
-                    let set = "set default_transaction_isolation = 'read committed'";
-                    client.batch_execute(set).await.map_err(HookError::Backend)
-                })
+                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
             }))
             .build()?;
         Ok(Self { config: Arc::new(config), pool })
@@ -189,6 +188,7 @@ impl Store {
         let lease = self.lease().await?;
         let rows = lease
             .limit(ANSWER_LIMIT, async {
+                lease.batch_execute(&format!("set statement_timeout = '{}s'", limit.as_secs())).await?;
                 let statement = lease.prepare_cached("select * from notifier.stream($1::text::pg_snapshot)").await?;
                 lease.query_raw(&statement, [after.to_string()]).await
             })
@@ -200,6 +200,7 @@ impl Store {
         while let Some(row) = lease.limit(ANSWER_LIMIT, rows.try_next()).await? {
             decode(row.try_get(2)?).into_iter().for_each(&mut publish);
         }
+        lease.limit(ANSWER_LIMIT, lease.batch_execute(SESSION)).await?;
         Ok((position, work))
     }
 
@@ -382,8 +383,8 @@ fn decode(payload: &str) -> Option<Notification> {
     match serde_json::from_str(payload) {
         Ok(notification) => Some(notification),
         Err(error) => {
-            // The payload holds somebody's message: it is not logged.
-            error!(%error, "a row of notifier.notification is undecodable and skipped");
+            // The payload holds somebody's message, and the error quotes it.
+            error!(kind = ?error.classify(), column = error.column(), "a row of notifier.notification is undecodable and skipped");
             None
         }
     }

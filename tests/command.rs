@@ -114,6 +114,7 @@ async fn sigterm_closes_the_sockets_with_1012_and_ends() {
     // One that reads nothing any more must not hold up the end.
     let stuck = Socket::open(address, "8").await;
     database.run("select notifier.send('8', 'info', repeat('x', 100000)) from generate_series(1, 30)").await;
+    let told = std::time::Instant::now();
     signal(&child, "-TERM");
     for socket in &mut sockets {
         if socket.user != "8" {
@@ -122,13 +123,17 @@ async fn sigterm_closes_the_sockets_with_1012_and_ends() {
     }
     let status = timeout(LIMIT, child.wait()).await.expect("it never ended").unwrap();
     assert_eq!(status.code(), Some(0));
+    assert!(told.elapsed().as_secs() < 10, "it took {:?}", told.elapsed());
     drop(stuck);
 }
 
 /// The demo is a whole system, and nothing of it stays when it is killed the hard way.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_runs_and_leaves_nothing_behind_when_killed() {
-    let mut child = binary().args(["demo", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    let temporary = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut child = binary().args(["demo", "--listen", "127.0.0.1:0"]).env("TMPDIR", temporary.path()).spawn().unwrap();
     let mut lines: Lines<BufReader<ChildStdout>> = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut address = None;
     let mut url = None;
@@ -157,6 +162,8 @@ async fn the_demo_runs_and_leaves_nothing_behind_when_killed() {
         app.query_one("select pg_postmaster_start_time(), current_setting('port')::int", &[]).await.unwrap().get(1);
     child.kill().await.unwrap();
     assert_eq!(child.wait().await.unwrap().signal(), Some(9));
+    let nothing_left = || async { std::fs::read_dir(temporary.path()).unwrap().next().is_none() };
+    eventually("its folder is gone", nothing_left).await;
     eventually("its Postgres is gone", || async {
         tokio::net::TcpStream::connect(("127.0.0.1", postmaster as u16)).await.is_err()
     })

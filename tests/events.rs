@@ -1,7 +1,7 @@
 //! Each of the ten events, from a write of the application to frames: the right user, the right level, once; nobody else; not
 //! on rollback; not on a second save.
 
-use crate::support::{Database, Service, Socket};
+use crate::support::{Database, Service, Socket, eventually};
 
 const EVERYBODY: [&str; 4] = ["3", "4", "7", "8"];
 
@@ -61,9 +61,16 @@ async fn run(case: Case) {
     }
 
     database.write(case.save_again).await;
+    // A timer that was armed again has been looked at when it is not due any more.
+    eventually("no timer is due", || async {
+        database.one::<i64>("select count(*) from notifier.timer where due_at <= now() and barrier is null").await == 0
+    })
+    .await;
     for socket in &mut sockets {
         socket.nothing_but_a_marker(&database).await;
     }
+    let told = format!("select count(*) from notifier.notification where event = '{}'", case.event);
+    assert_eq!(database.one::<i64>(&told).await, 1);
     assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
 }
 

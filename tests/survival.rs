@@ -217,27 +217,41 @@ async fn backends_that_hang_hold_up_nothing_for_long() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    let backends = database.superuser().await
-        .query("select pid from pg_stat_activity where application_name = 'parkmate-notifier' and datname = current_database()
-                and query not like '%lead%' and query not like 'listen%' and query not like '%beat%'", &[])
+    // Idle ones alone: one that is stopped while it holds a lock inside the server would stop all other tests.
+    let backends = database
+        .superuser()
+        .await
+        .query(
+            "select pid::text from pg_stat_activity where application_name = 'parkmate-notifier' and datname = current_database()
+             and state = 'idle' and query !~ 'lead|listen|beat|tcp_user_timeout'",
+            &[],
+        )
         .await
         .unwrap();
-    let signal = |name: &str| {
-        for backend in &backends {
-            let status = std::process::Command::new("kill")
-                .args([name, &backend.get::<_, i32>(0).to_string()])
-                .status()
-                .unwrap();
-            assert!(status.success());
-        }
-    };
-    signal("-STOP");
+    assert!(!backends.is_empty());
+    let stopped = Stopped::new(backends.iter().map(|backend| backend.get(0)).collect());
     // Too large for NOTIFY: it has to be read.
     database.run("select notifier.send('8', 'info', repeat('x', 9000))").await;
     let frame = socket.frame().await;
-    signal("-CONT");
+    drop(stopped);
     assert_eq!(frame["message"].as_str().unwrap().len(), 9000);
     socket.nothing_but_a_marker(&database).await;
+}
+
+/// Processes that are stopped until this is dropped, in whatever way the test ends.
+struct Stopped(Vec<String>);
+
+impl Stopped {
+    fn new(pids: Vec<String>) -> Self {
+        assert!(std::process::Command::new("kill").arg("-STOP").args(&pids).status().unwrap().success());
+        Self(pids)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("kill").arg("-CONT").args(&self.0).status();
+    }
 }
 
 /// A link slower than the patience of the service with one write: what arrived is confirmed, and nothing comes twice.
@@ -273,4 +287,55 @@ async fn a_client_that_pings_and_reads_nothing_is_closed() {
     });
     assert!(closed.await.is_ok(), "it goes on for ever");
     eventually("its session ended", || async { service.metric("notifier_sockets").await == 0 }).await;
+}
+
+/// With somebody listening a write tells all of it at once; with nobody it tells nothing, and runs at full speed.
+#[tokio::test(flavor = "multi_thread")]
+async fn notify_carries_the_whole_notification_or_a_reference_and_only_when_asked() {
+    let database = Database::new().await;
+    let (_listening, mut heard) = listen(&database).await;
+    let write =
+        "update payment set status = 'verified' where id = 204; update payment set status = 'pending' where id = 204";
+    database.write(write).await;
+    // A payload of the test's own: those before it would have come before it.
+    let mark = "select pg_notify(value, 'mark') from notifier.setting where name = 'channel'";
+    database.run(mark).await;
+    assert_eq!(heard.recv().await.unwrap(), "mark", "nobody asked to be rung");
+
+    let holder = database.superuser().await;
+    assert!(holder.query_one("select notifier.lead()", &[]).await.unwrap().get::<_, bool>(0));
+    database.write(&format!("begin; {write}; rollback")).await;
+    database.write(write).await;
+    let payload: serde_json::Value = serde_json::from_str(&heard.recv().await.unwrap()).unwrap();
+    assert_eq!((payload["event"].as_str(), payload["user_id"].as_str()), (Some("payment.verified"), Some("8")));
+    assert_eq!(payload["data"]["payment_id"], 204);
+    for large in [
+        "select notifier.send('8', 'info', repeat('x', 20000))",
+        "select notifier.send('8', 'info', 'x', jsonb_build_object('x', repeat('ä', 4000)))",
+        "insert into payment (booking_id, user_id, amount, status, is_renewal)
+         select 104, 8, 1, 'success', true from generate_series(1, 100)",
+    ] {
+        database.run(large).await;
+        assert_eq!(heard.recv().await.unwrap(), r#"{"read":true}"#, "{large}");
+    }
+    database.write("set notifier.doorbell = off").await;
+    database.write(write).await;
+    database.run(mark).await;
+    assert_eq!(heard.recv().await.unwrap(), "mark");
+}
+
+/// What arrives on the secret channel, as its owner may hear it.
+async fn listen(database: &Database) -> (tokio_postgres::Client, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let (client, mut connection) = tokio_postgres::connect(&database.url(), tokio_postgres::NoTls).await.unwrap();
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let tokio_postgres::AsyncMessage::Notification(notification) = message {
+                let _ = sender.send(notification.payload().to_owned());
+            }
+        }
+    });
+    let channel: String = database.one("select value from notifier.setting where name = 'channel'").await;
+    client.batch_execute(&format!("listen {channel}")).await.unwrap();
+    (client, receiver)
 }

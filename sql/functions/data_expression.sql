@@ -1,7 +1,7 @@
 -- notifier.data_expression: the columns of an event's query but user_id, as an SQL expression over `q` that gives `data`.
 --   _columns   of the query: [{"name": .., "type": ..}]
 --   returns    an SQL expression of type jsonb
--- Used by: notifier.write_function, notifier.timer_functions.
+-- Used by: notifier.told_select.
 create or replace function notifier.data_expression(_columns jsonb) returns text
 language sql stable
 return (

@@ -5,7 +5,8 @@
 create or replace function notifier.function_settings(_lock_timeout text) returns text
 language sql stable
 return format(
-  -- Texts of keys have to be read back, and literals of queries read as they were written. row_security off: a policy on a joined table is a fault somebody sees, not silently nobody told. jit off: estimates of
+  -- Texts of keys have to be read back, and literals of queries read as they were written.
+  -- row_security off: a policy on a joined table is a fault somebody sees, not silently nobody told. jit off: estimates of
   -- a statement that once was large must not cost every small one a compilation.
   'language plpgsql security definer
 set search_path = pg_catalog, pg_temp

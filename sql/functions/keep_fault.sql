@@ -17,7 +17,7 @@ begin
   begin
     insert into notifier.fault_record (event, sqlstate, message)
     values (keep_fault._event, keep_fault._sqlstate, keep_fault._message);
-  exception when others then
+  exception when others or assert_failure then
     raise warning 'notifier: a fault of event % could not be kept: % (%)',
       keep_fault._event, keep_fault._message, keep_fault._sqlstate;
   end;

@@ -4,7 +4,8 @@
 create or replace function notifier.next_work() returns double precision
 language sql stable
 return (
-  select greatest(0, extract(epoch from min(w.at) - clock_timestamp()))
+  -- (greatest alone would make 0 of null.)
+  select case when min(w.at) is not null then greatest(0, extract(epoch from min(w.at) - clock_timestamp())) end
   from (
     select (select t.due_at from notifier.timer t where t.event = d.name order by t.due_at limit 1)
     from notifier.definition d where d.kind = 'timer'

@@ -4,7 +4,7 @@
 --   _query     one SELECT, without a semicolon
 --   returns    its columns in order: [{"name": .., "type": ..}]
 --   raises     what Postgres says of it, with _what before; 42601 for several statements, 0A000 for `for update`
--- Used by: notifier.define.
+-- Used by: notifier.define, notifier.probe_instant.
 create or replace function notifier.probe(_what text, _with text, _query text) returns jsonb
 language plpgsql as $$
 declare

@@ -15,11 +15,14 @@ begin
     raise exception '% is empty', _what using errcode = 'syntax_error',
       hint = 'Write an expression over the row: end_time - interval ''5 minutes''';
   end if;
-  if probe_instant._expression ~* '\m(now|current_timestamp|clock_timestamp|statement_timestamp|transaction_timestamp|localtimestamp|current_date|current_time|localtime|random|age|today|tomorrow|yesterday)\M' then
+  if probe_instant._expression ~* '\m(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|age|random)\s*\('
+    or probe_instant._expression ~* '\m(current_timestamp|current_date|current_time|localtimestamp|localtime)\M'
+    or probe_instant._expression ~* '''(now|today|tomorrow|yesterday)'''
+  then
     raise exception '% depends on the present time', _what using errcode = 'syntax_error',
       hint = 'It has to give the same instant whenever it is asked: compute it from columns of the row.';
   end if;
-  if probe_instant._expression ~* '\mselect\M' then
+  if probe_instant._expression ~* '\(\s*(select|with|values|table)\M' then
     raise exception '% has a subquery', _what using errcode = 'syntax_error',
       hint = 'A timer moves when its own row is written: keep the instant in a column of the row.';
   end if;

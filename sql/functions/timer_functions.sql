@@ -27,6 +27,8 @@ as %3$L$function$, _number, notifier.function_settings('1s'), format($body$
 <<notifier>>
 declare
   _now      constant timestamptz := clock_timestamp();
+  -- Taken before any row is judged: what commits between that and the verdict was not seen.
+  _horizon  constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
   _ids      bigint[];
   _all      jsonb[];
   _keys     jsonb[];
@@ -103,7 +105,7 @@ begin
             where (%4$s) in (select %5$s from unnest(notifier._keys) as k(key))) p
       where t.id = any (notifier._ids[notifier._next : notifier._next + notifier._size - 1]) and t.key = p.key
         and p.due <= notifier._now and p.until > notifier._now
-        and (t.barrier is null or t.barrier >= pg_snapshot_xmin(pg_current_snapshot()))
+        and (t.barrier is null or t.barrier >= notifier._horizon)
         and not exists (select from notifier.fired f where f.event = %1$L and f.key = p.key and f.due_at = p.due);
 
       _next := _next + _size;
@@ -112,9 +114,9 @@ begin
       -- Somebody holds the table: nobody else's timers wait for that.
       update notifier.timer set due_at = _now + interval '1 second' where id = any (_ids[_next :]);
       exit;
-    when others then
-      if sqlstate like '42%%' then
-        -- The query does not fit its tables any more: no row will fare better.
+    when others or assert_failure or query_canceled then
+      if sqlstate like '42%%' or sqlstate = '57014' then
+        -- The query does not fit its tables any more, or takes too long: no row will fare better.
         perform notifier.keep_fault(%1$L, sqlstate, sqlerrm);
         update notifier.timer set due_at = _now + interval '1 minute'
         where id in (select t.id from notifier.timer t where t.event = %1$L and t.due_at <= _now for update skip locked);
@@ -170,7 +172,7 @@ begin
         and not exists (select from notifier.timer t where t.event = %1$L and t.due_at = p.due and t.key = p.key);
       _next := _next + _size;
     exception when serialization_failure or deadlock_detected or lock_not_available then raise;
-    when others then
+    when others or assert_failure then
       if sqlstate like '42%%' then
         raise;
       elsif _size > 1 then

@@ -11,6 +11,7 @@ declare
   _event    text;
   _backfill notifier.backfill;
   _last_key jsonb;
+  _next     double precision;
 begin
   with taken as (
     delete from notifier.spill s
@@ -29,7 +30,7 @@ begin
     -- A statement's timers were lost to a fault: its table is looked at again, but not for each such statement.
     insert into notifier.backfill (event, not_before)
     select distinct t.record ->> 'event', clock_timestamp() + interval '10 seconds' from taken t where t.kind = 'backfill'
-    on conflict do nothing
+    on conflict (event) do update set pass = 2, after_key = null where backfill.pass = 3
   )
   select count(*) into _done from taken;
   if _done > 0 then
@@ -77,7 +78,9 @@ begin
         where b.event = _backfill.event;
       end if;
     exception when serialization_failure or deadlock_detected then raise;
-    when others then
+    when lock_not_available then
+      update notifier.backfill b set not_before = _now + interval '1 second' where b.event = _backfill.event;
+    when others or assert_failure or query_canceled then
       perform notifier.keep_fault(_backfill.event, sqlstate, sqlerrm);
       if exists (select from notifier.definition d join pg_catalog.pg_class c on c.oid = d.source where d.name = _backfill.event) then
         update notifier.backfill b set not_before = _now + interval '1 minute' where b.event = _backfill.event;
@@ -89,6 +92,7 @@ begin
   end if;
 
   -- What is due and was not found is in another instance's hands now: not ours to wait for, but to look at again.
-  return greatest(notifier.next_work(), 0.25);
+  _next := notifier.next_work();
+  return case when _next = 0 then 0.25 else _next end;
 end
 $$;

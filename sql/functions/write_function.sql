@@ -37,7 +37,7 @@ begin
       execute %3$L into _users, _messages, _data, _refused;
     end if;
   exception when serialization_failure or deadlock_detected then raise;
-  when others then
+  when others or assert_failure then
     _users := null;
     perform notifier.keep_fault(%1$L, sqlstate, sqlerrm);
   end;
@@ -78,7 +78,7 @@ $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
       execute %3$L into _keys, _dues;
     end if;
   exception when serialization_failure or deadlock_detected then raise;
-  when others then
+  when others or assert_failure then
     _keys := null;
     perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, true);
   end;

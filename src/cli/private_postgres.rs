@@ -54,7 +54,7 @@ impl PrivatePostgres {
         let mut again = 5;
         loop {
             match Self::start_once(settings).await {
-                Err((error, log)) if again > 0 && log.contains("could not bind") => {
+                Err((error, log)) if again > 0 && (log.contains("could not bind") || log.is_empty()) => {
                     debug!(error = format!("{error:#}"), "trying another port");
                     again -= 1;
                 }
@@ -130,7 +130,13 @@ impl PrivatePostgres {
         let started = Instant::now();
         loop {
             match crate::store::Store::new(&url, 2)?.link().await {
-                Ok(_) => return Ok(()),
+                Ok(mut link) => {
+                    // Another's server may have got the port first, and trust us as well.
+                    let rows = link.query("show data_directory").await?;
+                    let own = self.folder.join("data");
+                    ensure!(rows.first().and_then(|row| row.get(0)) == own.to_str(), "the port is another server's");
+                    return Ok(());
+                }
                 Err(error) => {
                     let log = self.log();
                     if started.elapsed() > START_LIMIT || log.contains("FATAL") && !log.contains("starting up") {
@@ -153,16 +159,21 @@ impl Drop for PrivatePostgres {
 /// The folder with `initdb` and `postgres`: on PATH, or the newest of the usual places.
 fn find_programs() -> Result<PathBuf> {
     let on_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
-    let mut usual: Vec<PathBuf> = ["/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt", "/usr/pgsql"]
+    let mut usual: Vec<PathBuf> = ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr"]
         .iter()
         .flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten())
         .map(|entry| entry.path())
+        .filter(|path| {
+            !path.starts_with("/usr") || path.starts_with("/usr/lib") || path.to_string_lossy().contains("pgsql-")
+        })
         .collect();
     usual.push("/usr/local/pgsql".into());
     // By version, so that 9 does not come after 15.
     let version = |path: &PathBuf| {
         path.file_name()
-            .and_then(|name| name.to_str()?.trim_start_matches("postgresql@").parse::<f64>().ok())
+            .and_then(|name| {
+                name.to_str()?.trim_start_matches("postgresql@").trim_start_matches("pgsql-").parse::<f64>().ok()
+            })
             .unwrap_or(0.0)
     };
     usual.sort_by(|a, b| version(b).total_cmp(&version(a)));

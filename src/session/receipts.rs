@@ -123,10 +123,10 @@ impl Receipts {
             .collect()
     }
 
-    /// When there is something to settle or to forget.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When there is something to settle, or to forget once more after `looked`.
+    pub fn deadline(&self, looked: Instant) -> Option<Instant> {
         let settled = self.sent.get(self.noted).and_then(|sent| sent.confirmed).map(|at| at + SETTLE);
-        settled.or_else(|| (self.noted > 0).then(|| Instant::now() + SETTLE))
+        settled.or_else(|| (self.noted > 0).then(|| looked + SETTLE))
     }
 }
 
@@ -186,13 +186,13 @@ mod tests {
         receipts.sent(row(1));
         let ping = receipts.ping();
         receipts.pong(&ping, now);
-        assert_eq!(receipts.deadline(), Some(now + SETTLE));
+        assert_eq!(receipts.deadline(now), Some(now + SETTLE));
         assert_eq!(settled(&mut receipts, now + SETTLE / 2), [0; 0]);
         assert_eq!(settled(&mut receipts, now + SETTLE), [1]);
         assert_eq!(settled(&mut receipts, now + SETTLE), [0; 0], "noted once");
         receipts.forget(|xid| xid != 1);
         assert!(receipts.told().contains(&1), "a catch-up would find it again");
         receipts.forget(|_| true);
-        assert!(receipts.told().is_empty() && receipts.deadline().is_none());
+        assert!(receipts.told().is_empty() && receipts.deadline(now).is_none());
     }
 }

@@ -124,6 +124,15 @@ impl Link {
         Ok(())
     }
 
+    /// Has the server give up this session when the link dies without a word: it would hold up the NOTIFY queue of the cluster.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn prepare_to_listen(&mut self) -> Result<()> {
+        self.query("set tcp_user_timeout = '10s'").await?;
+        Ok(())
+    }
+
     /// Bounds how long this session may be silent or hang: a frozen relay must lose its locks, not keep them for hours.
     ///
     /// # Errors

@@ -18,6 +18,28 @@ const FUNCTIONS: &[&str] = include!(concat!(env!("OUT_DIR"), "/functions.rs"));
 /// The first major version with `idle_session_timeout`, without which a frozen relay keeps its locks.
 const OLDEST_POSTGRES: i64 = 14;
 
+/// Tells one release's functions from another's: FNV-1a of their text.
+fn fingerprint() -> String {
+    let bytes = FUNCTIONS.iter().flat_map(|function| function.bytes());
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+/// Functions of an older release that this one does not have: those that this transaction did not create or replace.
+const DROP_STALE: &str = r"do $$
+declare
+  _stale regprocedure;
+begin
+  for _stale in
+    select p.oid from pg_catalog.pg_proc p
+    where p.pronamespace = 'notifier'::regnamespace and p.xmin <> pg_current_xact_id()::xid
+      and p.proname !~ '^(on_write|fire|backfill)_\d+$'
+  loop
+    execute format('drop function %s', _stale);
+  end loop;
+end $$";
+
 /// What [`super::Store::migrate`] did.
 pub struct Migrated {
     /// The migrations applied now, by file name.
@@ -78,7 +100,11 @@ async fn apply(client: &mut Client) -> Result<Migrated> {
         let name = || function.lines().next().unwrap_or_default().trim_start_matches("-- ").to_owned();
         transaction.batch_execute(function).await.with_context(name)?;
     }
+    transaction.batch_execute(DROP_STALE).await?;
     let events = transaction.query_one("select notifier.regenerate()", &[]).await?.try_get(0)?;
+    let note = "insert into notifier.setting (name, value) values ('functions', $1)
+                on conflict (name) do update set value = excluded.value";
+    transaction.execute(note, &[&fingerprint()]).await?;
     transaction.execute("select notifier.grant_roles()", &[]).await?;
     transaction.commit().await?;
 
@@ -100,6 +126,12 @@ pub(super) async fn check(link: &mut Link) -> Result<()> {
             "the database is at version {version} of the schema notifier and this binary works with {}: \
              run `parkmate-notifier migrate` of this version first",
             newest()
+        );
+    }
+    let rows = link.query("select value from notifier.setting where name = 'functions'").await?;
+    if rows.first().and_then(|row| row.get(0)) != Some(&fingerprint()) {
+        bail!(
+            "the functions of the schema notifier are another release's: run `parkmate-notifier migrate` of this version"
         );
     }
     Ok(())
