@@ -5,22 +5,32 @@ mod migrate;
 pub mod private_postgres;
 mod serve;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::Command;
 
-/// Runs a command to its end.
+/// Runs a command to its end, or until a second signal.
 ///
 /// # Errors
 /// Whatever the person who typed it has to know.
 pub async fn run(command: Command) -> Result<()> {
-    match command {
-        Command::Migrate(config) => migrate::run(config).await,
-        Command::Serve(config) => serve::run(config, stop_signal()?).await,
-        Command::Demo(config) => demo::run(config, stop_signal()?).await,
+    let stop = CancellationToken::new();
+    let command = async {
+        match command {
+            Command::Migrate(config) => tokio::select! {
+                migrated = migrate::run(config) => migrated,
+                () = stop.cancelled() => bail!("stopped before it was done: what is not committed is undone, run it again"),
+            },
+            Command::Serve(config) => serve::run(config, stop.clone()).await,
+            Command::Demo(config) => demo::run(config, stop.clone()).await,
+        }
+    };
+    tokio::select! {
+        ended = command => ended,
+        ended = signals(&stop) => ended,
     }
 }
 
@@ -33,23 +43,18 @@ pub fn default_log(command: &Command) -> &'static str {
     }
 }
 
-/// Cancelled by SIGTERM or SIGINT. A second signal ends the process where it stands.
-fn stop_signal() -> Result<CancellationToken> {
-    let stop = CancellationToken::new();
+/// SIGTERM or SIGINT cancels `stop`; the second one ends everything where it stands.
+async fn signals(stop: &CancellationToken) -> Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let token = stop.clone();
-    tokio::spawn(async move {
-        for again in [false, true] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if again {
-                std::process::exit(1);
-            }
-            info!("signal received");
-            token.cancel();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    });
-    Ok(stop)
+        if stop.is_cancelled() {
+            bail!("ended by a second signal");
+        }
+        info!("signal received");
+        stop.cancel();
+    }
 }

@@ -1,6 +1,7 @@
 //! `demo`: a throw-away Postgres, the parking application, the service, and a page to press buttons on.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,36 @@ const EVENTS: &str = include_str!("../../sql/parkmate/events.sql");
 pub(super) async fn run(config: DemoConfig, stop: CancellationToken) -> Result<()> {
     config.check()?;
     println!("starting a throw-away Postgres ...");
+    let prepared = tokio::select! {
+        prepared = prepare() => prepared?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let listener = bind(config.listen).or_else(|error| {
+        warn!(error = format!("{error:#}"), "taking a free port instead");
+        bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    })?;
+    println!("\n  open   http://{}/", listener.local_addr()?);
+    println!("  write  {}\n\nCtrl-C ends it; nothing stays behind.", prepared.psql);
+    let serve = ServeConfig {
+        database: prepared.owner,
+        listen: listener.local_addr()?,
+        auth: AuthMode::None,
+        replay_window: Duration::from_secs(86_400),
+        replay_limit: 20,
+        pool_size: 4,
+    };
+    server::run(serve, listener, Some(prepared.demo), stop).await
+}
+
+struct Prepared {
+    owner: DatabaseConfig,
+    demo: Demo,
+    psql: String,
+    /// Lives as long as the demo does.
+    _postgres: PrivatePostgres,
+}
+
+async fn prepare() -> Result<Prepared> {
     let postgres = PrivatePostgres::start().await?;
     // Not as a superuser: the owner of a database is enough, and the application's own role has no right of ours.
     let admin = Store::new(&postgres.url("postgres", "postgres").parse()?, 2)?;
@@ -35,25 +66,11 @@ pub(super) async fn run(config: DemoConfig, stop: CancellationToken) -> Result<(
     store.run_script(SAMPLE).await.context("sql/parkmate/sample.sql")?;
     store.migrate().await?;
     store.run_script(EVENTS).await.context("sql/parkmate/events.sql")?;
-    store.run_script("grant select, insert, update, delete on all tables in schema public to parking_app").await?;
+    let grant = "grant select, insert, update, delete on all tables in schema public to parking_app";
+    store.run_script(grant).await?;
 
     let application = postgres.url("parking_app", "parkmate");
     let psql = format!("psql '{application}'");
     let demo = Demo::new(Store::new(&application.parse()?, 2)?, store, psql.clone())?;
-
-    let listener = bind(config.listen).or_else(|error| {
-        warn!(error = format!("{error:#}"), "taking a free port instead");
-        bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-    })?;
-    println!("\n  open   http://{}/", listener.local_addr()?);
-    println!("  write  {psql}\n\nCtrl-C ends it; nothing stays behind.");
-    let serve = ServeConfig {
-        database: owner,
-        listen: listener.local_addr()?,
-        auth: AuthMode::None,
-        replay_window: std::time::Duration::from_secs(86_400),
-        replay_limit: 20,
-        pool_size: 4,
-    };
-    server::run(serve, listener, Some(demo), stop).await
+    Ok(Prepared { owner, demo, psql, _postgres: postgres })
 }
