@@ -39,7 +39,7 @@ pub fn default_log(command: &Command) -> &'static str {
     match command {
         Command::Demo(_) => "warn",
         // Migrations are told by the command itself.
-        Command::Migrate(_) | Command::Serve(_) => "info,refinery_core=warn",
+        Command::Migrate(_) | Command::Serve(_) => "info,refinery_core=warn,deadpool=error,tokio_postgres=warn",
     }
 }
 
@@ -54,7 +54,7 @@ async fn signals(stop: &CancellationToken) -> Result<()> {
         if stop.is_cancelled() {
             bail!("ended by a second signal");
         }
-        info!("signal received");
         stop.cancel();
+        info!("signal received");
     }
 }

@@ -10,6 +10,8 @@ use crate::auth::AuthMode;
 use crate::store::DatabaseUrl;
 
 /// Committed Postgres writes, as notifications on the right user's screen.
+///
+/// What is logged, to standard error, NOTIFIER_LOG says: info (the default), debug, or a filter of the crate tracing.
 #[derive(Parser, Debug)]
 #[command(version, about)]
 pub struct Cli {
@@ -53,7 +55,7 @@ pub struct ServeConfig {
     /// How far back an opening socket is told what it missed.
     #[arg(long, env = "NOTIFIER_REPLAY_WINDOW", default_value = "24h", value_parser = humantime::parse_duration)]
     pub replay_window: Duration,
-    /// How many of those at most; the rest is told as a number and waits in the inbox.
+    /// How many of those at most; the rest is told as a number.
     #[arg(long, env = "NOTIFIER_REPLAY_LIMIT", default_value_t = 20, value_parser = clap::value_parser!(i32).range(0..=200))]
     pub replay_limit: i32,
     /// How many connections catch-ups of sockets may take at most. Six more are for LISTEN, leading, reading and timers.

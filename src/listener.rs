@@ -35,7 +35,7 @@ const GATHER_LIMIT: Duration = Duration::from_secs(15);
 /// How long the first beat may take: it proves LISTEN before anybody trusts it.
 const PROOF_LIMIT: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to connect.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Whether this instance listens, and if not, why: for `/readyz`.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,6 @@
 //! Parse, run, exit code.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,13 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("NOTIFIER_LOG").unwrap_or_else(|_| EnvFilter::new(cli::default_log(&command)));
     // Logs go to stderr: what a command has to say goes to stdout.
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    // A log that nobody reads any more is no reason to stop: by default its failure is printed to where it failed, and panics.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     let ended = Runtime::new().map_err(Into::into).and_then(|runtime| {
         let ended = runtime.block_on(cli::run(command));
         // A name server that does not answer must not hold up the end.
@@ -24,7 +30,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }

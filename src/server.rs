@@ -107,5 +107,6 @@ pub async fn run(
     if timeout(NOTE_LIMIT, parts.wait()).await.is_err() {
         warn!("the last confirmations were not noted: those notifications will be sent once more");
     }
+    info!("stopped");
     Ok(())
 }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row};
 use tracing::error;
@@ -59,6 +60,15 @@ impl DatabaseUrl {
             "the database URL is malformed: it reads postgresql://user:password@host:port/database (TLS to the \
                  database, as by sslmode=verify-full, is not supported yet)",
         )?;
+        let at = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
+        if config.get_hosts().iter().any(at) {
+            bail!("the database URL is malformed: in a password, @ is written %40, / is %2F and : is %3A");
+        }
+        if config.get_ssl_mode() == SslMode::Require {
+            bail!(
+                "sslmode=require: this version speaks no TLS to Postgres; use a private network, a socket or a tunnel"
+            );
+        }
         // A link that died without a word is noticed by keepalives and by what is not acknowledged.
         config
             .connect_timeout(CONNECT_LIMIT)
@@ -75,7 +85,6 @@ impl DatabaseUrl {
 
 /// Host, port and name of a database, for messages.
 fn place(config: &Config) -> String {
-    use tokio_postgres::config::Host;
     let hosts: Vec<String> = config
         .get_hosts()
         .iter()

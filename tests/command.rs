@@ -67,6 +67,8 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
         (serve("geheim nonsense", here, "none"), 1, "postgresql://user:password@host:port/database"),
         (serve("http://u:geheim@127.0.0.1/x", here, "none"), 1, "postgresql://user:password@host:port/database"),
         (serve(&unmigrated.url(), here, "none"), 1, "run `parkmate-notifier migrate` first"),
+        (serve("postgresql://u:geh@eim@127.0.0.1:1/x", here, "none"), 1, "@ is written %40"),
+        (serve("postgresql://u:geheim@127.0.0.1:1/x?sslmode=require", here, "none"), 1, "speaks no TLS to Postgres"),
         (serve(&migrated.url(), "0.0.0.0:0", "none"), 1, "--auth none lets anyone read anyone"),
         (serve(&migrated.url(), "[::]:0", "none"), 1, "listen on 127.0.0.1"),
         (serve(&migrated.url(), here, "trust"), 2, "invalid value 'trust' for '--auth <AUTH>'"),
@@ -144,7 +146,7 @@ async fn the_demo_runs_and_leaves_nothing_behind_when_killed() {
                 address = Some(rest.trim_end_matches('/').parse().unwrap());
             }
             if let Some((_, rest)) = line.split_once("psql '") {
-                url = Some(rest.trim_end_matches('\'').to_owned());
+                url = rest.split('\'').next().map(str::to_owned);
             }
         }
     })
@@ -216,4 +218,22 @@ async fn a_pooler_in_transaction_mode_is_called_by_its_name() {
         response.status() == 503 && response.text().await.unwrap().contains("a pooler in transaction mode (pgbouncer")
     })
     .await;
+}
+
+/// A log that nobody reads any more is no reason to go on or to fall over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_hinders_nothing() {
+    let database = Database::new().await;
+    let mut command = binary();
+    command.args(["serve", "--database-url", &database.url(), "--listen", "127.0.0.1:0", "--auth", "none"]);
+    command.env("NOTIFIER_LOG", "debug");
+    let (mut child, address, log) = serve(command).await;
+    drop(log);
+    let mut socket = Socket::open(address, "8").await;
+    database.write("update payment set status = 'verified' where id = 204").await;
+    assert_eq!(socket.frame().await["event"], "payment.verified");
+    signal(&child, "-TERM");
+    assert_eq!(socket.ending().await, Ending::Closed(1012));
+    let status = timeout(LIMIT, child.wait()).await.expect("it never ended").unwrap();
+    assert_eq!(status.code(), Some(0));
 }

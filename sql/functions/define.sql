@@ -24,9 +24,9 @@ begin
     raise exception 'event %: operation % is not known', _d.name, coalesce(quote_literal(_d.operation), 'null')
       using errcode = 'invalid_parameter_value', hint = 'Write one of: insert, update, delete, insert or update.';
   end if;
-  if _d.message is null or _d.query is null then
+  if coalesce(_d.message, '') = '' or coalesce(_d.query, '') = '' then
     raise exception 'event %: message and query must be given', _d.name using errcode = 'invalid_parameter_value',
-      hint = 'Neither may be null.';
+      hint = 'The message is what the user is to read, the query says who.';
   end if;
 
   select c.* into _source from pg_catalog.pg_class c where c.oid = _d.source;

@@ -9,7 +9,7 @@
 create or replace function notifier.message_expression(_event text, _message text, _columns jsonb) returns text
 language plpgsql stable as $$
 declare
-  _parts text[] := array[quote_literal('')];
+  _parts text[] := array['''''::text'];
   _token text;
   _name  text;
 begin

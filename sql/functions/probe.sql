@@ -55,7 +55,9 @@ begin
       raise exception '% cannot run: %', probe._what, sqlerrm using errcode = sqlstate, detail = coalesce(nullif(_detail, ''), 'Nothing was changed.'),
         hint = coalesce(nullif(_hint, ''), case sqlstate
           when '42703' then 'Check the column''s name; `new`, `old` and `changed` have the columns of the source.'
-          when '42P01' then 'Write every table with its schema, as in public.parking_lot; `new`, `old` and `changed` are what the operation offers.'
+          when '42P01' then case when sqlerrm ~ 'FROM-clause entry for table "was"' then 'Write (was).column, with the parentheses.'
+            else 'Write every table with its schema, as in public.parking_lot. An insert offers `new` and `changed`, an update '
+              || '`new`, `old` and `changed`, a delete `old`, a timer `due`.' end
           when '42501' then format('As the owner of that table: grant select on it to %I.', current_user)
           else 'It has to be one SELECT that Postgres can plan.' end);
   end;

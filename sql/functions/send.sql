@@ -19,7 +19,7 @@ declare
 begin
   perform notifier.checked_level(send.level);
   if _user is null or send.message is null or send.event is null then
-    raise exception 'user_id, message and event must be given' using errcode = 'null_value_not_allowed',
+    raise exception 'user_id and message must be given, and event not be null' using errcode = 'null_value_not_allowed',
       hint = 'select notifier.send(user_id => ''42'', level => ''info'', message => ''Hello.'')';
   end if;
   if not isfinite(send.send_at) then

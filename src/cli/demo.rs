@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::private_postgres::PrivatePostgres;
 use super::serve::bind;
@@ -28,11 +27,13 @@ pub(super) async fn run(config: DemoConfig, stop: CancellationToken) -> Result<(
         () = stop.cancelled() => return Ok(()),
     };
     let listener = bind(config.listen).or_else(|error| {
-        warn!(error = format!("{error:#}"), "taking a free port instead");
+        println!("{error:#}: taking a free port instead");
         bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
     })?;
-    println!("\n  open   http://{}/", listener.local_addr()?);
-    println!("  write  {}\n\nCtrl-C ends it; nothing stays behind.", prepared.psql);
+    println!("\n  open    http://{}/", listener.local_addr()?);
+    println!("  write   {}      as the application", prepared.psql);
+    println!("  define  {}          as the DBA", prepared.psql.replace("parking_app@", "parkmate@"));
+    println!("\nCtrl-C ends it; nothing stays behind.");
     let serve = ServeConfig {
         database: prepared.owner,
         listen: listener.local_addr()?,

@@ -110,7 +110,7 @@ impl Demo {
         let (_, armed) = self.service.timers_after(Some(last)).await?;
         let due = armed
             .into_iter()
-            .filter(|timer| (0.0..COUNTDOWN_SECONDS).contains(&timer.in_seconds))
+            .filter(|timer| action.timed && (0.0..COUNTDOWN_SECONDS).contains(&timer.in_seconds))
             .map(|Timer { event, booking_id, in_seconds }| Due { event, booking_id, in_seconds })
             .collect();
         Ok(Done { event: &action.event, sql: &action.sql, rows, milliseconds, due })
