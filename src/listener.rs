@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use futures_util::future::OptionFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -128,7 +129,7 @@ impl Listener {
                         wanted = true;
                     }
                 },
-                looked = async { match &mut look { Some(look) => look.await, None => std::future::pending().await } } => {
+                Some(looked) = OptionFuture::from(look.as_mut()) => {
                     look = None;
                     match looked {
                         Ok((position, work)) => {
@@ -146,7 +147,7 @@ impl Listener {
                         }
                     }
                 }
-                beaten = async { match &mut beat { Some(beat) => beat.await, None => std::future::pending().await } } => {
+                Some(beaten) = OptionFuture::from(beat.as_mut()) => {
                     beat = None;
                     if let Err(error) = beaten {
                         warn!(error = format!("{error:#}"), "sending a beat failed");
@@ -186,7 +187,7 @@ impl Listener {
         let heard = async {
             loop {
                 tokio::select! {
-                    beaten = async { match &mut beat { Some(beat) => beat.await, None => std::future::pending().await } } => {
+                    Some(beaten) = OptionFuture::from(beat.as_mut()) => {
                         beat = None;
                         beaten?;
                     }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ pub async fn run(store: Store, alarm: Alarm, stop: CancellationToken) {
     loop {
         let at = *set.borrow_and_update();
         tokio::select! {
-            () = async { match at { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
+            Some(()) = OptionFuture::from(at.map(sleep_until)) => {}
             _ = set.changed() => continue,
             () = stop.cancelled() => return,
         }

@@ -5,12 +5,13 @@
 //! and when the socket still lives two seconds later (a page that reloads answers and is gone) the database is told.
 
 use std::collections::{HashSet, VecDeque};
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -185,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             let Self { socket, mail, asking, unflushed, .. } = self;
             let end = tokio::select! {
                 step = step(socket, unflushed.is_some()) => self.stepped(step),
-                found = async { match asking { Some(question) => question.await, None => pending().await } } => {
+                Some(found) = OptionFuture::from(asking.as_mut()) => {
                     self.found(found);
                     None
                 }
