@@ -29,9 +29,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a statement may take to answer: then its server is lost, whatever TCP says.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How a pooled session differs from the database's defaults. Under SERIALIZABLE our reads would conflict with writers. The
-/// server ends a statement before we give up its answer, and soon after we have gone (where its system can tell).
-const SESSION: &str = "set default_transaction_isolation = 'read committed'; set statement_timeout = '8s';
+/// The server ends a statement before we give up its answer.
+const STATEMENT_LIMIT: &str = "set statement_timeout = '8s'";
+/// How else a pooled session differs from the database's defaults. Under SERIALIZABLE our reads would conflict with writers. The
+/// server ends a statement soon after we have gone (where its system can tell).
+const SESSION: &str = "set default_transaction_isolation = 'read committed';
     do $$ begin perform set_config('client_connection_check_interval', '2s', false); exception when others then null; end $$";
 
 /// The address of a database, as a person gave it. It holds a password, so nothing prints it.
@@ -147,7 +149,10 @@ impl Store {
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts { wait: limit, create: limit, recycle: limit })
             .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+                Box::pin(async move {
+                    client.batch_execute(SESSION).await.map_err(HookError::Backend)?;
+                    client.batch_execute(STATEMENT_LIMIT).await.map_err(HookError::Backend)
+                })
             }))
             .build()?;
         Ok(Self { config: Arc::new(config), pool })
@@ -209,7 +214,7 @@ impl Store {
         while let Some(row) = lease.limit(ANSWER_LIMIT, rows.try_next()).await? {
             decode(row.try_get(2)?).into_iter().for_each(&mut publish);
         }
-        lease.limit(ANSWER_LIMIT, lease.batch_execute(SESSION)).await?;
+        lease.limit(ANSWER_LIMIT, lease.batch_execute(STATEMENT_LIMIT)).await?;
         Ok((position, work))
     }
 
@@ -346,7 +351,8 @@ impl Store {
     }
 }
 
-/// A pooled connection that goes back to the pool only when no question is open on it: one that hangs would hang the next.
+/// A pooled connection that goes back to the pool only when its last question was answered well: one that hangs would hang the
+/// next, and one that failed may be left with settings of the statement that did.
 struct Lease {
     /// `None` only while it is dropped.
     object: Option<Object>,
@@ -361,8 +367,9 @@ impl Lease {
     ) -> Result<T> {
         self.asking.store(true, Ordering::Relaxed);
         let answer = timeout(limit, question).await.context("the database does not answer")?;
+        let answer = answer?;
         self.asking.store(false, Ordering::Relaxed);
-        Ok(answer?)
+        Ok(answer)
     }
 }
 
