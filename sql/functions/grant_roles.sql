@@ -15,7 +15,9 @@ begin
     grant execute on function
       notifier.define_event(text, regclass, text, text, text, text),
       notifier.define_timer(text, regclass, text, text, text, text, text),
-      notifier.drop_event(text)
+      notifier.drop_event(text),
+      notifier.new_epoch(),
+      notifier.rotate_channel()
       to notifier_admin;
   end if;
   if to_regrole('notifier_sender') is not null then
@@ -26,7 +28,9 @@ begin
     grant usage on schema notifier to notifier_service;
     grant select on notifier.setting, notifier.schema_history to notifier_service;
     grant execute on function
+      notifier.identify(),
       notifier.stream(pg_snapshot),
+      notifier.note_position(text, pg_snapshot),
       notifier.undelivered(text, interval, integer),
       notifier.missed(text, pg_snapshot[], pg_snapshot, bigint, integer),
       notifier.confirm(bigint[], smallint[]),

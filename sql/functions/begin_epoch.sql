@@ -1,0 +1,36 @@
+-- notifier.begin_epoch: begin a new epoch: cursors of the one before are answered with `gap`, ids go on far from where they were,
+-- and what cannot hold in this database is put right.
+--   _reason   why, in words
+-- Used by: notifier.identify, notifier.new_epoch.
+create or replace function notifier.begin_epoch(_reason text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp as $$
+declare
+  _here   constant notifier.epoch := (
+    select row(0, '', s.system_identifier, d.oid, now(), '')::notifier.epoch
+    from pg_control_system() s, pg_catalog.pg_database d where d.datname = current_database());
+  _before notifier.epoch := (select e from notifier.epoch e order by e.number desc limit 1);
+  _number integer;
+begin
+  insert into notifier.epoch (system_identifier, database, reason)
+  values (_here.system_identifier, _here.database, begin_epoch._reason) returning number into _number;
+  delete from notifier.incarnation;
+  insert into notifier.incarnation (epoch, timeline, started_at)
+  values (_number, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_postmaster_start_time());
+  -- An id that was told and then lost in a crash must not be another's soon.
+  perform setval('notifier.notification_id', nextval('notifier.notification_id') + 1000000);
+
+  if (_before.system_identifier, _before.database) is distinct from (_here.system_identifier, _here.database)
+     or (select pg_snapshot_xmax(p.position) > pg_snapshot_xmax(pg_current_snapshot()) from notifier.progress p) then
+    -- Rows that were copied here name transactions of another cluster: they become older than every position. A row that was
+    -- written here and not touched since has the transaction that it names.
+    update notifier.notification n set xid = '3'
+    where (n.xid::text::numeric % 4294967296)::text <> n.xmin::text and n.xid <> '3';
+    update notifier.progress set position = '4:4:', noted_at = clock_timestamp(), pruned = '0';
+    update notifier.timer set barrier = null where barrier is not null;
+    update notifier.backfill set barrier = null, pass = least(pass, 2), after_key = null where barrier is not null;
+    -- The copy and its origin do not share a secret.
+    perform notifier.rotate_channel();
+  end if;
+end
+$$;
