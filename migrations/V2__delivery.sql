@@ -7,6 +7,7 @@ create table notifier.epoch (
   token             text        not null default left(replace(gen_random_uuid()::text, '-', ''), 16),   -- cursors carry it
   system_identifier bigint      not null,
   database          oid         not null,
+  position          pg_snapshot not null default '4:4:',   -- all that is visible in it is the same as in the epoch before
   started_at        timestamptz not null default clock_timestamp(),
   reason            text        not null
 );

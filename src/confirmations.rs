@@ -1,5 +1,6 @@
 //! Notes in the database what reached a socket, in batches: one statement for what many sockets confirmed within a moment.
 
+use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::metrics::Metrics;
-use crate::protocol::{Position, UserId};
-use crate::store::Store;
+use crate::protocol::{Cursor, UserId};
+use crate::store::{Delivered, Store};
 
 /// How long confirmations are gathered before they are noted.
 const GATHER: Duration = Duration::from_millis(50);
@@ -19,7 +20,7 @@ const GATHER: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How many one statement notes.
 const BATCH: usize = 5_000;
-/// How many wait at most, 16 bytes each. Beyond, they are forgotten: those notifications are sent once more to the next socket.
+/// How many wait at most, 24 bytes each. Beyond, they are forgotten: those notifications are sent once more to the next socket.
 const MAX_WAITING: usize = 1_000_000;
 /// How long a catch-up waits for confirmations before it reads without them.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
@@ -29,8 +30,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 pub struct Summary {
     /// Who was told.
     pub user: UserId,
-    /// The position at which they were counted.
-    pub within: Position,
+    /// Where they were counted.
+    pub within: Cursor,
     /// The oldest id that was sent by itself.
     pub before: i64,
 }
@@ -46,18 +47,20 @@ pub struct Confirmations {
 /// A row that somebody holds locked is tried so often, half a second apart.
 const TRIES: u8 = 20;
 
-struct Delivered {
-    id: i64,
-    slot: i16,
-    tries: u8,
+#[derive(Default)]
+struct Waiting {
+    batch: Batch,
+    /// How many were ever left here.
+    left: u64,
 }
 
 #[derive(Default)]
-struct Waiting {
-    delivered: Vec<Delivered>,
+struct Batch {
+    /// And how often each was tried.
+    delivered: Vec<(Delivered, u8)>,
     summaries: Vec<Summary>,
-    /// How many were ever left here.
-    left: u64,
+    /// What each device has had, at last.
+    devices: HashMap<(UserId, Arc<str>), Cursor>,
 }
 
 impl Confirmations {
@@ -68,10 +71,10 @@ impl Confirmations {
     }
 
     /// A notification reached a socket of its user.
-    pub fn delivered(&self, id: i64, slot: i16) {
+    pub fn delivered(&self, row: Delivered) {
         let waiting = &mut *self.lock();
-        if waiting.delivered.len() < MAX_WAITING {
-            waiting.delivered.push(Delivered { id, slot, tries: 0 });
+        if waiting.batch.delivered.len() < MAX_WAITING {
+            waiting.batch.delivered.push((row, 0));
             waiting.left += 1;
             self.arrived.notify_one();
         }
@@ -80,9 +83,19 @@ impl Confirmations {
     /// A summary reached a socket of its user.
     pub fn summarized(&self, summary: Summary) {
         let waiting = &mut *self.lock();
-        if waiting.summaries.len() < MAX_WAITING {
-            waiting.summaries.push(summary);
+        if waiting.batch.summaries.len() < MAX_WAITING {
+            waiting.batch.summaries.push(summary);
             waiting.left += 1;
+            self.arrived.notify_one();
+        }
+    }
+
+    /// A device has had all that the cursor sees.
+    pub fn device(&self, user: UserId, device: Arc<str>, cursor: Cursor) {
+        let waiting = &mut *self.lock();
+        if waiting.batch.devices.len() < MAX_WAITING {
+            // In place of an older one the count stays even.
+            waiting.left += u64::from(waiting.batch.devices.insert((user, device), cursor).is_none());
             self.arrived.notify_one();
         }
     }
@@ -110,48 +123,62 @@ impl Confirmations {
 
     /// Notes all that waits. What the database does not take waits on.
     async fn note(&self, store: &Store, metrics: &Metrics) {
-        let (mut delivered, mut summaries) = {
-            let waiting = &mut *self.lock();
-            (mem::take(&mut waiting.delivered), mem::take(&mut waiting.summaries))
-        };
+        let mut batch = mem::take(&mut self.lock().batch);
         let mut held = Vec::new();
-        while let Some(summary) = summaries.last() {
-            match store.summarize(&summary.user, &summary.within, summary.before).await {
-                Ok(_) => self.settled.send_modify(|settled| *settled += 1),
-                Err(error) => return self.put_back(delivered, summaries, &error).await,
-            }
-            summaries.pop();
-        }
-        while !delivered.is_empty() {
-            let rest = delivered.len().saturating_sub(BATCH);
-            match store.confirm(delivered[rest..].iter().map(|row| (row.id, row.slot))).await {
-                Ok((new, locked)) => {
-                    metrics.confirmed.inc_by(new.unsigned_abs());
-                    self.settled.send_modify(|settled| *settled += (delivered.len() - rest) as u64);
-                    held.extend(delivered.drain(rest..).filter(|row| row.tries < TRIES && locked.contains(&row.id)));
-                }
-                Err(error) => {
-                    delivered.append(&mut held);
-                    return self.put_back(delivered, summaries, &error).await;
-                }
-            }
-        }
-        if !held.is_empty() {
+        if let Err(error) = self.try_to_note(&mut batch, &mut held, store, metrics).await {
+            warn!(
+                error = format!("{error:#}"),
+                waiting = batch.delivered.len(),
+                "confirmations not noted, trying again"
+            );
+            sleep(PAUSE.mul_f64(1.0 + fastrand::f64())).await;
+        } else if !held.is_empty() {
             sleep(PAUSE).await;
-            let waiting = &mut *self.lock();
-            waiting.left += held.len() as u64;
-            waiting.delivered.extend(held.into_iter().map(|row| Delivered { tries: row.tries + 1, ..row }));
-            self.arrived.notify_one();
+        } else {
+            return;
         }
+        let waiting = &mut *self.lock();
+        waiting.left += held.len() as u64;
+        waiting.batch.delivered.extend(batch.delivered);
+        waiting.batch.delivered.extend(held);
+        waiting.batch.summaries.extend(batch.summaries);
+        for (device, cursor) in batch.devices {
+            waiting.batch.devices.entry(device).or_insert(cursor);
+        }
+        self.arrived.notify_one();
     }
 
-    async fn put_back(&self, delivered: Vec<Delivered>, summaries: Vec<Summary>, error: &anyhow::Error) {
-        warn!(error = format!("{error:#}"), waiting = delivered.len(), "confirmations not noted, trying again");
-        sleep(PAUSE.mul_f64(1.0 + fastrand::f64())).await;
-        let waiting = &mut *self.lock();
-        waiting.delivered.extend(delivered);
-        waiting.summaries.extend(summaries);
-        self.arrived.notify_one();
+    /// Takes what it has noted out of the batch; `held` gets the rows that somebody has locked.
+    async fn try_to_note(
+        &self,
+        batch: &mut Batch,
+        held: &mut Vec<(Delivered, u8)>,
+        store: &Store,
+        metrics: &Metrics,
+    ) -> anyhow::Result<()> {
+        let settle = |count: usize| self.settled.send_modify(|settled| *settled += count as u64);
+        while let Some(summary) = batch.summaries.last() {
+            store.summarize(&summary.user, &summary.within, summary.before).await?;
+            batch.summaries.pop();
+            settle(1);
+        }
+        while !batch.delivered.is_empty() {
+            let rest = batch.delivered.len().saturating_sub(BATCH);
+            let (new, locked) = store.confirm(batch.delivered[rest..].iter().map(|(row, _)| row)).await?;
+            metrics.confirmed.inc_by(new.unsigned_abs());
+            settle(batch.delivered.len() - rest);
+            let locked =
+                batch.delivered.drain(rest..).filter(|(row, tries)| *tries < TRIES && locked.contains(&row.id));
+            held.extend(locked.map(|(row, tries)| (row, tries + 1)));
+        }
+        while !batch.devices.is_empty() {
+            let some: Vec<_> = batch.devices.iter().take(BATCH).collect();
+            store.remember(&some).await?;
+            let some: Vec<_> = some.into_iter().map(|(device, _)| device.clone()).collect();
+            batch.devices.retain(|device, _| !some.contains(device));
+            settle(some.len());
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

@@ -14,6 +14,7 @@
 //! [`server::run`] is the whole service; `sql/functions` is the API that DBAs use.
 
 pub mod auth;
+pub mod catch_up;
 pub mod cli;
 pub mod config;
 pub mod confirmations;

@@ -15,11 +15,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::catch_up::CatchUp;
 use crate::metrics::Metrics;
-use crate::protocol::{Payload, Position};
+use crate::protocol::{Cursor, Epoch, Payload};
 use crate::registry::Registry;
 use crate::scheduler::Alarm;
-use crate::store::{Link, Store, seconds};
+use crate::store::{Head, Link, OtherEpoch, Store, seconds};
 
 /// The safety read: whatever is wrong with NOTIFY, a row is published within two of these.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -53,6 +54,8 @@ pub struct Listener {
     pub store: Store,
     /// Where notifications go.
     pub registry: Arc<Registry>,
+    /// Where it goes that something was read.
+    pub catch_up: Arc<CatchUp>,
     /// Where this tells whether it listens.
     pub readiness: watch::Sender<Readiness>,
     /// Where it tells when the service has work to do.
@@ -61,7 +64,7 @@ pub struct Listener {
     pub metrics: Arc<Metrics>,
 }
 
-type Look = Pin<Box<dyn Future<Output = Result<(Position, Option<Duration>)>> + Send>>;
+type Look = Pin<Box<dyn Future<Output = Result<Head>> + Send>>;
 
 impl Listener {
     /// Listens until `stop`.
@@ -91,7 +94,17 @@ impl Listener {
     /// One connection's life; ends with what is wrong with it.
     async fn listen(&self, attempt: &mut u32) -> Result<std::convert::Infallible> {
         let mut link = self.store.link().await?;
-        link.listen().await?;
+        let known = self.registry.position();
+        let same = link.identify(known.epoch).await?;
+        let mut channel = link.listen().await?;
+        // LISTEN is committed: what it did not hear is behind the position, and read soon.
+        if known.epoch == Epoch::default() {
+            // The first sockets wait for this: what they read is newer.
+            self.registry.begin(same.epoch, link.position().await?);
+        } else if known.epoch != same.epoch {
+            warn!(epoch = %same.epoch, "the database has begun another epoch: ids may have come back");
+            self.registry.begin(same.epoch, known.position.older(&same.position).clone());
+        }
         let me = format!("{:016x}", fastrand::u64(..));
         if let Err(error) = self.prove(&mut link, &me).await {
             // A pooler may have put LISTEN on a session that others use.
@@ -99,11 +112,14 @@ impl Listener {
             return Err(error);
         }
         link.prepare_to_listen().await?;
+        if self.metrics.listener_connects.get() > 0 {
+            // What was read meanwhile was told to nobody.
+            self.catch_up.recount();
+        }
         self.metrics.listener_connects.inc();
         self.readiness.send_replace(Readiness::Ready);
         info!("listening");
 
-        // LISTEN is committed: what it did not hear is behind the position, and read now.
         let mut look = Some(self.look(GATHER_LIMIT));
         let mut gather = GATHER_LIMIT;
         let mut looked_at = Instant::now();
@@ -122,6 +138,7 @@ impl Listener {
                     Ok(Payload::Read) => wanted = true,
                     Ok(Payload::Due(at)) => self.alarm.earlier(seconds(at)),
                     Ok(Payload::Beat(_)) => (heard, asked) = (Instant::now(), false),
+                    Ok(Payload::ReadBy(read_by)) => self.catch_up.mirror(read_by),
                     Err(error) => {
                         // Its text may be anybody's, and the error quotes it. If it was one of ours, the read finds the row.
                         warn!(kind = ?error.classify(), column = error.column(), "malformed payload on the channel, ignored");
@@ -132,14 +149,19 @@ impl Listener {
                 Some(looked) = OptionFuture::from(look.as_mut()) => {
                     look = None;
                     match looked {
-                        Ok((position, work)) => {
-                            self.registry.advance(position);
-                            if let Some(work) = work {
+                        Ok(head) => {
+                            if let Some(work) = head.work {
                                 self.alarm.earlier(work);
+                            }
+                            if head.channel != channel {
+                                info!("the channel has another name");
+                                channel = link.listen_anew(&channel).await?;
+                                wanted = true;
                             }
                             (looked_at, gather, *attempt) = (Instant::now(), GATHER_LIMIT, 0);
                             self.tell(Readiness::Ready);
                         }
+                        Err(error) if error.is::<OtherEpoch>() => return Err(error),
                         // The position has not moved: the next look reads the same again.
                         Err(error) => {
                             warn!(error = format!("{error:#}"), "reading the stream failed");
@@ -225,13 +247,21 @@ impl Listener {
         let (store, registry, metrics) = (self.store.clone(), self.registry.clone(), self.metrics.clone());
         Box::pin(async move {
             let after = registry.position();
-            store
+            let head = store
                 .stream(&after, limit, |notification| {
                     if registry.publish(&notification) {
                         metrics.published.inc();
                     }
                 })
-                .await
+                .await?;
+            if registry.advance(head.position.clone(), head.noted.clone()) {
+                let noted = store.note_position(&Cursor::new(head.epoch, head.position.clone())).await;
+                if let Err(error) = noted {
+                    // Costs nothing but a longer read after a crash.
+                    warn!(error = format!("{error:#}"), "the position is not noted");
+                }
+            }
+            Ok(head)
         })
     }
 

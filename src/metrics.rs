@@ -27,6 +27,8 @@ pub struct Metrics {
     pub relay: Gauge,
     /// Sockets closed because they took or answered nothing.
     pub stuck_sockets: Counter,
+    /// Sockets closed whose client never answers, and is not told the same again.
+    pub unanswering: Counter,
 }
 
 impl Metrics {
@@ -47,6 +49,11 @@ impl Metrics {
         r.register("listener_connects", "Times the listener connected", new.listener_connects.clone());
         r.register("relay", "1 on the instance that holds the bell", new.relay.clone());
         r.register("stuck_sockets", "Sockets closed because they took or answered nothing", new.stuck_sockets.clone());
+        r.register(
+            "unanswering",
+            "Sockets closed whose client never answers pings and is not told the same again",
+            new.unanswering.clone(),
+        );
         new
     }
 

@@ -1,14 +1,19 @@
-//! What travels: payloads inside NOTIFY, frames on the socket, close codes, positions. Pure; no I/O.
+//! What travels: payloads inside NOTIFY, frames on the socket, close codes, cursors. Pure; no I/O.
+
+mod cursor;
+mod frames;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+pub use cursor::{Cursor, Epoch, Position};
+pub use frames::*;
 
 /// The largest message a client may send, in bytes. Clients of this protocol hardly say anything.
 pub const MAX_INBOUND_BYTES: usize = 4 * 1024;
@@ -92,8 +97,43 @@ pub struct Notification {
     pub message: String,
     /// The query's other columns, passed on untouched.
     pub data: Box<RawValue>,
-    /// RFC 3339, UTC, by the database's clock.
-    pub created_at: String,
+    /// When it was created, by the database's clock. With `id` it tells one row from every other: an id alone may come back after
+    /// a crash.
+    pub created_at: CreatedAt,
+}
+
+/// An instant as the database wrote it: RFC 3339, UTC, microseconds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreatedAt {
+    /// As it was written.
+    pub text: String,
+    /// Since 1970.
+    pub microseconds: i64,
+}
+
+impl<'de> Deserialize<'de> for CreatedAt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let since = humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)?.duration_since(UNIX_EPOCH);
+        let microseconds = since.ok().and_then(|since| i64::try_from(since.as_micros()).ok());
+        match microseconds {
+            Some(microseconds) => Ok(Self { text, microseconds }),
+            None => Err(serde::de::Error::custom("an instant before 1970")),
+        }
+    }
+}
+
+/// What a user marked as read, as a NOTIFY tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct ReadBy {
+    /// Who.
+    pub user_id: UserId,
+    /// These; `None` with `before` absent as well stands for too many to tell.
+    pub ids: Option<Vec<String>>,
+    /// This one and all older ones.
+    pub before: Option<String>,
+    /// The socket that asked, which was answered already.
+    pub origin: Option<String>,
 }
 
 /// Ids travel as strings, since JSON readers lose integers beyond 2^53.
@@ -112,19 +152,22 @@ pub enum Payload {
     Due(f64),
     /// Whoever is named is alive, and so is the channel.
     Beat(String),
+    /// A user has read something.
+    ReadBy(ReadBy),
 }
 
 impl Payload {
     /// Decodes the text of a NOTIFY. Unknown keys are ignored, so that a newer database can tell an older binary more.
     ///
     /// # Errors
-    /// The text is not JSON or none of the four shapes.
+    /// The text is not JSON or none of the five shapes.
     pub fn decode(text: &str) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Signal {
             read: Option<bool>,
             due: Option<f64>,
             beat: Option<String>,
+            read_by: Option<ReadBy>,
         }
         let not_a_notification = match serde_json::from_str(text) {
             Ok(notification) => return Ok(Self::Notification(notification)),
@@ -134,156 +177,9 @@ impl Payload {
             Ok(Signal { read: Some(true), .. }) => Ok(Self::Read),
             Ok(Signal { due: Some(seconds), .. }) => Ok(Self::Due(seconds)),
             Ok(Signal { beat: Some(from), .. }) => Ok(Self::Beat(from)),
+            Ok(Signal { read_by: Some(read_by), .. }) => Ok(Self::ReadBy(read_by)),
             _ => Err(not_a_notification),
         }
-    }
-}
-
-/// A notification's frame. Built once and shared by all sockets of the user.
-pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8Bytes {
-    #[derive(Serialize)]
-    struct Frame<'a> {
-        r#type: Level,
-        message: &'a str,
-        id: String,
-        event: &'a str,
-        data: &'a RawValue,
-        created_at: &'a str,
-        replayed: bool,
-    }
-    encode(&Frame {
-        r#type: notification.level,
-        message: &notification.message,
-        id: notification.id.to_string(),
-        event: &notification.event,
-        data: &notification.data,
-        created_at: &notification.created_at,
-        replayed,
-    })
-}
-
-/// The first frame of a plain client's socket. `unread` stops at 1000, which stands for as many or more.
-pub fn hello_frame(user: &UserId, unread: i32, server_time: &str) -> Utf8Bytes {
-    #[derive(Serialize)]
-    struct Frame<'a> {
-        r#type: Level,
-        message: &'static str,
-        connected: bool,
-        user: &'a UserId,
-        unread: i32,
-        server_time: &'a str,
-    }
-    encode(&Frame {
-        r#type: Level::Info,
-        message: "Connected to real-time notifications",
-        connected: true,
-        user,
-        unread,
-        server_time,
-    })
-}
-
-/// Told after a replay that was cut: the others are in the inbox and are not sent again.
-pub fn more_frame(more: i64) -> Utf8Bytes {
-    #[derive(Serialize)]
-    struct Frame {
-        r#type: Level,
-        message: String,
-        more: i64,
-    }
-    let message = match more {
-        1 => "1 more notification waits in your inbox.".to_owned(),
-        _ => format!("{more} more notifications wait in your inbox."),
-    };
-    encode(&Frame { r#type: Level::Info, message, more })
-}
-
-fn encode(frame: &impl Serialize) -> Utf8Bytes {
-    // Structs with string keys and no custom Serialize cannot fail.
-    serde_json::to_string(frame).unwrap_or_default().into()
-}
-
-/// Whether a client's text is a frame at all: a JSON object. What it says is ignored as long as no operation is known.
-pub fn is_client_frame(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
-}
-
-/// Why a socket is closed, for the client to know what to do: 44xx stop, everything else come back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CloseCode {
-    /// 1009: a message over [`MAX_INBOUND_BYTES`].
-    TooBig,
-    /// 1007: text that is not UTF-8.
-    NotUtf8,
-    /// 1002: bytes that are no WebSocket frames.
-    Malformed,
-    /// 1012: this instance stops; connect again.
-    Restarting,
-    /// 4400: a frame that is not a JSON object.
-    BadFrame,
-    /// 4510: the socket takes nothing any more.
-    TooSlow,
-    /// 4511: a ping was not answered.
-    NoPong,
-}
-
-impl CloseCode {
-    /// The close frame as it is sent.
-    pub fn frame(self) -> CloseFrame {
-        let (code, reason) = match self {
-            Self::TooBig => (1009, "a message has at most 4096 bytes"),
-            Self::NotUtf8 => (1007, "text is UTF-8"),
-            Self::Malformed => (1002, "not a WebSocket frame"),
-            Self::Restarting => (1012, "restarting, connect again"),
-            Self::BadFrame => (4400, "a frame is a JSON object"),
-            Self::TooSlow => (4510, "too slow, connect again"),
-            Self::NoPong => (4511, "no pong, connect again"),
-        };
-        CloseFrame { code: code.into(), reason: reason.into() }
-    }
-}
-
-/// What has been seen of the database's transactions: a `pg_snapshot`. Positions of one database are totally ordered.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Position {
-    xmin: u64,
-    xmax: u64,
-    /// Running when the position was taken; ascending.
-    running: Box<[u64]>,
-}
-
-impl Position {
-    /// Whether what the transaction wrote is visible here. Invariant: only asked of transactions that committed.
-    pub fn sees(&self, xid: u64) -> bool {
-        xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
-    }
-
-    /// Whether everything visible in the other is visible here.
-    pub fn covers(&self, other: &Self) -> bool {
-        self.xmin >= other.xmax
-    }
-}
-
-impl FromStr for Position {
-    type Err = anyhow::Error;
-
-    /// Parses the text form of `pg_snapshot`: `xmin:xmax:xip,xip`.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = text.splitn(3, ':');
-        let mut next = || parts.next().ok_or_else(|| anyhow::anyhow!("{text:?} is no position"));
-        let (xmin, xmax, running) = (next()?.parse()?, next()?.parse()?, next()?);
-        let running = running.split(',').filter(|xid| !xid.is_empty()).map(str::parse).collect::<Result<_, _>>()?;
-        Ok(Self { xmin, xmax, running })
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:", self.xmin, self.xmax)?;
-        for (i, xid) in self.running.iter().enumerate() {
-            write!(f, "{}{xid}", if i == 0 { "" } else { "," })?;
-        }
-        Ok(())
     }
 }
 
@@ -303,6 +199,7 @@ mod tests {
             notification_frame(&n, false).as_str(),
             r#"{"type":"success","message":"Cash \"paid\".","id":"184467440737","event":"payment.verified","data":{"booking_id": 7, "big": "9007199254740993"},"created_at":"2026-11-23T01:02:03.123456Z","replayed":false}"#
         );
+        assert_eq!(n.created_at.microseconds, 1_795_395_723_123_456);
     }
 
     #[test]
@@ -317,32 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn a_position_sees_what_had_committed() {
-        let position: Position = "10:20:10,15".parse().unwrap();
-        for (xid, seen) in [(9, true), (10, false), (11, true), (15, false), (19, true), (20, false), (21, false)] {
-            assert_eq!(position.sees(xid), seen, "{xid}");
-        }
-        assert_eq!(position.to_string(), "10:20:10,15");
-        assert_eq!("5:5:".parse::<Position>().unwrap().to_string(), "5:5:");
-        for garbage in ["", "1", "1:2", "a:b:", "1:2:x"] {
-            assert!(garbage.parse::<Position>().is_err(), "{garbage:?}");
-        }
-    }
-
-    #[test]
     fn a_user_id_is_a_short_line() {
         assert!("42".parse::<UserId>().is_ok());
         assert!("jörg@example.com".parse::<UserId>().is_ok());
         for refused in ["", "a\nb", &"x".repeat(256)] {
             assert!(refused.parse::<UserId>().is_err(), "{refused:?}");
-        }
-    }
-
-    #[test]
-    fn a_client_frame_is_a_json_object() {
-        assert!(is_client_frame(r#"{"op":"unknown","x":[1]}"#));
-        for broken in ["", "ping", "[]", "1", "{", r#""x""#] {
-            assert!(!is_client_frame(broken), "{broken:?}");
         }
     }
 }

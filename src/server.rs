@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::catch_up::CatchUp;
 use crate::config::ServeConfig;
 use crate::confirmations::Confirmations;
 use crate::http::demo::Demo;
@@ -21,6 +22,7 @@ use crate::relay::Relay;
 use crate::scheduler::{self, Alarm};
 use crate::store::Store;
 use crate::{http, session};
+use session::Strikes;
 
 /// How long sockets and connections may take to end. All in all a stop takes less than ten seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
@@ -43,20 +45,16 @@ pub async fn run(
 ) -> Result<()> {
     // Catch-ups have a pool of their own: however many sockets come back at once, the parts that serve them all go on.
     let store = Store::new(&config.database.database_url, PARTS_POOL)?;
-    let catch_up = Store::new(&config.database.database_url, config.pool_size)?;
-    let prepared = async {
-        store.check_schema().await?;
-        // Taken before the first socket can open: what it sees is found by that socket's catch-up, the rest is read from here.
-        store.link().await?.position().await
-    };
-    let position = tokio::select! {
-        position = prepared => position?,
+    let catch_up_store = Store::new(&config.database.database_url, config.pool_size)?;
+    tokio::select! {
+        checked = store.check_schema() => checked?,
         () = stop.cancelled() => return Ok(()),
-    };
-    let registry = Arc::new(Registry::new(position));
+    }
+    let registry = Arc::new(Registry::new());
 
     let metrics = Arc::new(Metrics::new());
     let confirmations = Arc::new(Confirmations::new());
+    let catch_up = Arc::new(CatchUp::new(registry.clone(), config.replay_window, config.replay_limit));
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let alarm = Alarm::new();
     let (parts, sockets) = (TaskTracker::new(), TaskTracker::new());
@@ -67,6 +65,7 @@ pub async fn run(
         Listener {
             store: store.clone(),
             registry: registry.clone(),
+            catch_up: catch_up.clone(),
             readiness: readiness_tx,
             alarm: alarm.clone(),
             metrics: metrics.clone(),
@@ -77,18 +76,12 @@ pub async fn run(
         Relay { store: store.clone(), readiness: readiness.clone(), metrics: metrics.clone() }.run(stop_parts.clone()),
     );
     parts.spawn(scheduler::run(store.clone(), alarm, stop_parts.clone()));
+    parts.spawn(catch_up.clone().run(catch_up_store, config.pool_size, stop_parts.clone()));
     parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));
 
     let address = listener.local_addr().context("the address of the listener")?;
     let context = Arc::new(http::Context {
-        session: Arc::new(session::Context {
-            store: catch_up,
-            registry,
-            confirmations,
-            metrics,
-            replay_window: config.replay_window,
-            replay_limit: config.replay_limit,
-        }),
+        session: Arc::new(session::Context { registry, catch_up, confirmations, strikes: Strikes::default(), metrics }),
         auth: config.auth,
         readiness,
         tasks: sockets.clone(),

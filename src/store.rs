@@ -2,6 +2,7 @@
 
 mod link;
 mod migrations;
+mod sockets;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
@@ -20,9 +21,10 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row};
 use tracing::error;
 
-use crate::protocol::{Notification, Position, UserId};
+use crate::protocol::{Cursor, Epoch, Notification, Position};
 
 pub use link::Link;
+pub use sockets::{Delivered, Gap, Opened, Opening, Page};
 
 /// How long connecting to one host may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -102,18 +104,30 @@ fn place(config: &Config) -> String {
     format!("{}, database {}", hosts.join(","), config.get_dbname().or(config.get_user()).unwrap_or_default())
 }
 
-/// What an opening socket is told first.
-pub struct Undelivered {
-    /// Up to where this looked.
+/// What a read of the stream tells beside notifications.
+pub struct Head {
+    /// Up to where this read.
     pub position: Position,
-    /// How many are unread; 1000 stands for as many or more.
-    pub unread: i32,
-    /// How many more are undelivered than `notifications` holds.
-    pub more: i64,
-    /// The database's time, RFC 3339.
-    pub server_time: String,
-    /// The newest, by id.
-    pub notifications: Vec<Notification>,
+    /// How long until the service has work to do.
+    pub work: Option<Duration>,
+    /// The database's present epoch.
+    pub epoch: Epoch,
+    /// How far the database has noted that it was read.
+    pub noted: Position,
+    /// The channel's name: a secret.
+    pub channel: String,
+}
+
+/// The database has begun another epoch: nothing may be read on in the old one.
+#[derive(Debug)]
+pub struct OtherEpoch(Epoch);
+
+impl std::error::Error for OtherEpoch {}
+
+impl fmt::Display for OtherEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the database has begun another epoch, {}", self.0)
+    }
 }
 
 /// A booking's timer, for the demo.
@@ -187,99 +201,48 @@ impl Store {
         migrations::check(&mut self.link().await?).await
     }
 
-    /// Reads what was committed since a position, and hands each notification to `publish` as it arrives, by id. `limit` is how
-    /// long the database may take for the first: it gathers all before. Returns the new position, and how long until the service
-    /// has work to do. Dropped half-way it has moved nothing.
+    /// Reads what was committed since a position of an epoch, and hands each notification to `publish` as it arrives, by id. `limit`
+    /// is how long the database may take for the first: it gathers all before. Dropped half-way it has moved nothing.
     ///
     /// # Errors
-    /// The database cannot be asked; then what was handed out has to be expected again.
-    pub async fn stream(
-        &self,
-        after: &Position,
-        limit: Duration,
-        mut publish: impl FnMut(Notification),
-    ) -> Result<(Position, Option<Duration>)> {
+    /// The database cannot be asked, or is in another epoch, and then nothing was handed out; otherwise what was has to be expected
+    /// again.
+    pub async fn stream(&self, after: &Cursor, limit: Duration, mut publish: impl FnMut(Notification)) -> Result<Head> {
         let lease = self.lease().await?;
         let rows = lease
             .limit(ANSWER_LIMIT, async {
                 lease.batch_execute(&format!("set statement_timeout = '{}s'", limit.as_secs())).await?;
                 let statement = lease.prepare_cached("select * from notifier.stream($1::text::pg_snapshot)").await?;
-                lease.query_raw(&statement, [after.to_string()]).await
+                lease.query_raw(&statement, [after.position.to_string()]).await
             })
             .await?;
         let mut rows = std::pin::pin!(rows);
         let head = lease.limit(limit, rows.try_next()).await?.context("the stream has no position")?;
-        let position = head.try_get::<_, &str>(0)?.parse()?;
-        let work = head.try_get::<_, Option<f64>>(1)?.map(seconds);
+        let head = Head {
+            position: head.try_get::<_, &str>(0)?.parse()?,
+            work: head.try_get::<_, Option<f64>>(1)?.map(seconds),
+            epoch: head.try_get::<_, &str>(2)?.parse()?,
+            noted: head.try_get::<_, &str>(3)?.parse()?,
+            channel: head.try_get(4)?,
+        };
+        if head.epoch != after.epoch {
+            bail!(OtherEpoch(head.epoch));
+        }
         while let Some(row) = lease.limit(ANSWER_LIMIT, rows.try_next()).await? {
-            decode(row.try_get(2)?).into_iter().for_each(&mut publish);
+            decode(row.try_get(5)?).into_iter().for_each(&mut publish);
         }
         lease.limit(ANSWER_LIMIT, lease.batch_execute(STATEMENT_LIMIT)).await?;
-        Ok((position, work))
+        Ok(head)
     }
 
-    /// The position the database is at.
+    /// Notes how far the stream was read, which a crash of the database then leaves as it is.
     ///
     /// # Errors
     /// The database cannot be asked.
-    pub async fn position(&self) -> Result<Position> {
-        self.one("select pg_current_snapshot()::text", &[]).await?.try_get::<_, &str>(0)?.parse()
-    }
-
-    /// What a user has not been told within the window: the newest `limit`.
-    ///
-    /// # Errors
-    /// The database cannot be asked.
-    pub async fn undelivered(&self, user: &UserId, window: Duration, limit: i32) -> Result<Undelivered> {
-        let sql = "select * from notifier.undelivered($1, make_interval(secs => $2), $3)";
-        let row = self.one(sql, &[&user.as_str(), &window.as_secs_f64(), &limit]).await?;
-        Ok(Undelivered {
-            position: row.try_get::<_, &str>(0)?.parse()?,
-            unread: row.try_get(1)?,
-            more: row.try_get(2)?,
-            server_time: row.try_get(3)?,
-            notifications: row.try_get::<_, Vec<&str>>(4)?.into_iter().filter_map(decode).collect(),
-        })
-    }
-
-    /// A page of a user's notifications that are visible in `within` and in none of `after`, by id, beginning after `after_id`.
-    /// Empty when there are no more.
-    ///
-    /// # Errors
-    /// The database cannot be asked.
-    pub async fn missed(
-        &self,
-        user: &UserId,
-        after: &[Position],
-        within: &Position,
-        after_id: i64,
-        limit: i32,
-    ) -> Result<Vec<Notification>> {
-        let sql = "select array(select notification from
-                   notifier.missed($1, $2::text[]::pg_snapshot[], $3::text::pg_snapshot, $4, $5))";
-        let after: Vec<String> = after.iter().map(Position::to_string).collect();
-        let row = self.one(sql, &[&user.as_str(), &after, &within.to_string(), &after_id, &limit]).await?;
-        Ok(row.try_get::<_, Vec<&str>>(0)?.into_iter().filter_map(decode).collect())
-    }
-
-    /// Notes that notifications, as (id, slot), reached a socket of their user. Returns how many had not before, and the ids of
-    /// those that somebody holds locked and that are still to be noted.
-    ///
-    /// # Errors
-    /// The database cannot be asked; nothing is noted then.
-    pub async fn confirm(&self, delivered: impl Iterator<Item = (i64, i16)>) -> Result<(i64, Vec<i64>)> {
-        let (ids, slots): (Vec<i64>, Vec<i16>) = delivered.unzip();
-        let row = self.one("select * from notifier.confirm($1, $2)", &[&ids, &slots]).await?;
-        Ok((row.try_get(0)?, row.try_get(1)?))
-    }
-
-    /// Notes that what a user had not been told before an id was told as a number.
-    ///
-    /// # Errors
-    /// The database cannot be asked; nothing is noted then.
-    pub async fn summarize(&self, user: &UserId, within: &Position, before: i64) -> Result<i64> {
-        let sql = "select notifier.summarize($1, $2::text::pg_snapshot, $3)";
-        Ok(self.one(sql, &[&user.as_str(), &within.to_string(), &before]).await?.try_get(0)?)
+    pub async fn note_position(&self, at: &Cursor) -> Result<()> {
+        let sql = "select notifier.note_position($1, $2::text::pg_snapshot)";
+        self.one(sql, &[&at.epoch.to_string(), &at.position.to_string()]).await?;
+        Ok(())
     }
 
     /// Does a piece of what the service owes (timers that are due above all). Returns how long until there is more.
@@ -344,6 +307,25 @@ impl Store {
                 lease.query_one(&statement, parameters).await
             })
             .await
+    }
+
+    /// As many rows as were asked for, each as something.
+    async fn each<T>(
+        &self,
+        count: usize,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        read: impl Fn(&Row) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let lease = self.lease().await?;
+        let rows = lease
+            .limit(ANSWER_LIMIT, async {
+                let statement = lease.prepare_cached(sql).await?;
+                lease.query(&statement, parameters).await
+            })
+            .await?;
+        ensure!(rows.len() == count, "{} answers to {count} questions", rows.len());
+        rows.iter().map(read).collect()
     }
 
     async fn lease(&self) -> Result<Lease> {

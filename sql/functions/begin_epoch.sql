@@ -7,13 +7,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp as $$
 declare
   _here   constant notifier.epoch := (
-    select row(0, '', s.system_identifier, d.oid, now(), '')::notifier.epoch
+    select row(0, '', s.system_identifier, d.oid, '4:4:', now(), '')::notifier.epoch
     from pg_control_system() s, pg_catalog.pg_database d where d.datname = current_database());
   _before notifier.epoch := (select e from notifier.epoch e order by e.number desc limit 1);
   _number integer;
 begin
-  insert into notifier.epoch (system_identifier, database, reason)
-  values (_here.system_identifier, _here.database, begin_epoch._reason) returning number into _number;
+  insert into notifier.epoch (system_identifier, database, position, reason)
+  select _here.system_identifier, _here.database, p.position, begin_epoch._reason from notifier.progress p
+  returning number into _number;
   delete from notifier.incarnation;
   insert into notifier.incarnation (epoch, timeline, started_at)
   values (_number, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_postmaster_start_time());
@@ -27,6 +28,7 @@ begin
     update notifier.notification n set xid = '3'
     where (n.xid::text::numeric % 4294967296)::text <> n.xmin::text and n.xid <> '3';
     update notifier.progress set position = '4:4:', noted_at = clock_timestamp(), pruned = '0';
+    update notifier.epoch set position = '4:4:' where number = _number;
     update notifier.timer set barrier = null where barrier is not null;
     update notifier.backfill set barrier = null, pass = least(pass, 2), after_key = null where barrier is not null;
     -- The copy and its origin do not share a secret.

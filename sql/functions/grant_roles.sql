@@ -28,16 +28,18 @@ begin
     grant usage on schema notifier to notifier_service;
     grant select on notifier.setting, notifier.schema_history to notifier_service;
     grant execute on function
-      notifier.identify(),
+      notifier.identify(text),
       notifier.stream(pg_snapshot),
       notifier.note_position(text, pg_snapshot),
-      notifier.undelivered(text, interval, integer),
-      notifier.missed(text, pg_snapshot[], pg_snapshot, bigint, integer),
-      notifier.confirm(bigint[], smallint[]),
-      notifier.summarize(text, pg_snapshot, bigint),
+      notifier.opened(text[], text[], text[], text[], text[], boolean[], interval, integer),
+      notifier.missed(text[], text[], text[], bigint[], integer),
+      notifier.confirm(bigint[], smallint[], bigint[]),
+      notifier.summarize(text, text, pg_snapshot, bigint),
+      notifier.remember(text[], text[], text[], text[], text[]),
       notifier.work(),
       notifier.lead(),
-      notifier.beat(text)
+      notifier.beat(text),
+      notifier.unread(text[])
       to notifier_service;
   end if;
 end

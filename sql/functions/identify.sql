@@ -1,8 +1,9 @@
 -- notifier.identify: which history of the database this is. Begins a new epoch where ids or transaction ids may have come back:
 -- the server was restarted, recovered from a crash or was promoted, or these tables were restored into another database.
---   returns   one row: the epoch's token, and the position that is durable in it, to read on from when the epoch is new to one
+--   _known    the epoch that the asking instance is in, or null
+--   returns   one row: the present epoch's token, and the position up to which it is the same history as the known one
 -- Used by: the listener (src/listener.rs), each time it connects, before it listens.
-create or replace function notifier.identify() returns table (epoch text, "position" text)
+create or replace function notifier.identify(_known text) returns table (epoch text, "position" text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -17,6 +18,14 @@ begin
     end if;
   end if;
   return query
-    select (select e.token from notifier.epoch e order by e.number desc limit 1), p.position::text from notifier.progress p;
+    select (select e.token from notifier.epoch e order by e.number desc limit 1), s.position::text
+    from (
+      -- Where several have begun meanwhile, none of them must be skipped. One that is unknown here went with what was restored.
+      select e.position from notifier.epoch e
+      where e.number > coalesce((select k.number from notifier.epoch k where k.token = identify._known),
+                                (select max(m.number) - 1 from notifier.epoch m))
+         or not exists (select from notifier.epoch m where m.number > e.number)
+      order by pg_snapshot_xmax(e.position), e.number limit 1
+    ) s;
 end
 $$;

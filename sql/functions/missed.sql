@@ -1,14 +1,14 @@
--- notifier.missed: a page of what a user's socket missed between two positions, for a socket that lagged. Paging inside one
--- position is exact and holds no transaction open while the socket is slow.
---   _user      the user
---   _after     positions whose rows the socket has had: what is visible in any of them is left out
---   _within    the position to read up to
---   _after_id  the last id of the page before, or 0
---   _limit     how many at most; 256 KiB of them at most, but always one
---   returns    notifications by id; none when there are no more
--- Used by: the session's catch-up (src/session.rs).
-create or replace function notifier.missed(_user text, _after pg_snapshot[], _within pg_snapshot, _after_id bigint, _limit integer)
-returns table (notification text)
+-- notifier.missed: pages of what sockets missed between two positions, many sockets in one question. Paging inside one position
+-- is exact and holds no transaction open while a socket is slow.
+--   _users      whose, one element a socket, as in all arrays here
+--   _after      what is visible in this position the socket has had
+--   _within     the position to read up to: that of the first page, or null for the present one
+--   _after_ids  the last id of the page before, or 0
+--   _limit      how many at most for each; 256 KiB of them at most, but always one
+--   returns     one row a socket, in order: the position read up to, and notifications by id; none when there are no more
+-- Used by: the catch-up (src/catch_up.rs).
+create or replace function notifier.missed(_users text[], _after text[], _within text[], _after_ids bigint[], _limit integer)
+returns table ("position" text, notifications text[])
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -17,20 +17,28 @@ set jit = off as $$
 #variable_conflict use_column
 begin
   return query
-    select p.payload
+    select r.within::text, coalesce(w.notifications, '{}')
     from (
-      select page.id, page.payload, sum(octet_length(page.payload)) over (order by page.id) - octet_length(page.payload) as before
+      select a.user_id, a.after, coalesce(a.within, pg_current_snapshot()) as within, a.after_id, a.nth
+      from unnest(_users, _after::pg_snapshot[], _within::pg_snapshot[], _after_ids)
+           with ordinality as a(user_id, after, within, after_id, nth)
+    ) r
+    cross join lateral (
+      select array_agg(p.payload order by p.id) filter (where p.before < 262144) as notifications
       from (
-        select n.id, notifier.payload(n) as payload
-        from notifier.notification n
-        where n.user_id = missed._user and n.id > missed._after_id
-          and pg_visible_in_snapshot(n.xid, missed._within)
-          and not exists (select from unnest(missed._after) as a where pg_visible_in_snapshot(n.xid, a))
-        order by n.id
-        limit missed._limit
-      ) page
-    ) p
-    where p.before < 262144
-    order by p.id;
+        select page.id, page.payload,
+               sum(octet_length(page.payload)) over (order by page.id) - octet_length(page.payload) as before
+        from (
+          select n.id, notifier.payload(n) as payload
+          from notifier.notification n
+          where n.user_id = r.user_id and n.id > r.after_id
+            and pg_visible_in_snapshot(n.xid, r.within) and not pg_visible_in_snapshot(n.xid, r.after)
+            and (n.until is null or n.until > clock_timestamp())
+          order by n.id
+          limit _limit
+        ) page
+      ) p
+    ) w
+    order by r.nth;
 end
 $$;

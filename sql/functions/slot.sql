@@ -1,7 +1,7 @@
 -- notifier.slot: the leaf of notifier.notification that holds what was created at a time: its day, modulo 16.
 --   _at      when the notification was created
 --   returns  0..15; the table's check constraint says the same
--- Used by: notifier.record, notifier.work, notifier.undelivered.
+-- Used by: notifier.record, notifier.work, notifier.opened.
 create or replace function notifier.slot(_at timestamptz) returns smallint
 language sql immutable parallel safe
 return (floor(extract(epoch from slot._at) / 86400)::bigint % 16)::smallint;

@@ -1,11 +1,11 @@
 -- notifier.stream: what was committed since a position, each row exactly once, without waiting for anybody's transaction.
 -- A row is new when its transaction was not visible in the position: it began later (xid >= xmax) or was running then (xip).
 --   _after    a position, or null: just tell the present one
---   returns   first a row with the new position and, in `work`, the seconds until notifier.work has something to do; then a
---             row for each notification, by id
+--   returns   first a row with the new position, and besides: the seconds until notifier.work has something to do, the epoch, the
+--             position that was noted last, and the channel's name; then a row for each notification, by id
 -- Used by: the listener (src/listener.rs), about once a second and whenever it may have missed something.
 create or replace function notifier.stream(_after pg_snapshot)
-returns table ("position" text, work double precision, notification text)
+returns table ("position" text, work double precision, epoch text, noted text, channel text, notification text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 -- One plan for all positions: an estimate made for one would be wrong for the next, and planning 16 leaves costs more than
@@ -18,9 +18,13 @@ declare
   _running xid8[] := array(select pg_snapshot_xip(stream._after));
 begin
   -- A stable function sees one snapshot throughout: this position is that of the rows below.
-  return query select pg_current_snapshot()::text, notifier.next_work(), null::text;
   return query
-    select null::text, null::double precision, notifier.payload(n)
+    select pg_current_snapshot()::text, notifier.next_work(),
+           (select e.token from notifier.epoch e order by e.number desc limit 1),
+           (select p.position::text from notifier.progress p),
+           (select s.value from notifier.setting s where s.name = 'channel'), null::text;
+  return query
+    select null::text, null::double precision, null::text, null::text, null::text, notifier.payload(n)
     from (
       select * from notifier.notification where xid >= pg_snapshot_xmax(stream._after)
       union all

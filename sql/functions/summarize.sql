@@ -1,10 +1,10 @@
 -- notifier.summarize: note that older notifications were told as "n more wait in your inbox", so that no later connection
 -- pours them out.
 --   _user      the user
---   _within    the position at which they were counted
+--   _epoch, _within   the position at which they were counted; of another epoch it is ignored
 --   _before    the oldest id that was sent by itself
 -- Used by: the confirmations (src/confirmations.rs).
-create or replace function notifier.summarize(_user text, _within pg_snapshot, _before bigint) returns bigint
+create or replace function notifier.summarize(_user text, _epoch text, _within pg_snapshot, _before bigint) returns bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -13,6 +13,7 @@ begin atomic
     from notifier.notification n
     where n.user_id = summarize._user and n.id < summarize._before and pg_visible_in_snapshot(n.xid, summarize._within)
       and n.delivered_at is null and n.summarized_at is null
+      and summarize._epoch = (select e.token from notifier.epoch e order by e.number desc limit 1)
     order by n.id
     for update skip locked
   ), summarized as (

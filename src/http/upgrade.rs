@@ -5,14 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
+use headers::{Cookie, HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::debug;
 use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::reply::Response;
@@ -20,23 +18,40 @@ use warp::{Filter, Rejection, Reply};
 
 use super::{Context, problem};
 use crate::auth::Refusal;
-use crate::protocol::UserId;
-use crate::session;
+use crate::protocol::{self, Cursor, UserId};
+use crate::session::{self, After, Client, Dialect, Wire};
 
 /// How long the connection may take from the answer 101 to bytes of its own.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// The cookie that tells a user's devices apart.
+const DEVICE_COOKIE: &str = "notifier_device";
+/// How long a browser keeps it, in seconds: as long as browsers keep any.
+const DEVICE_COOKIE_AGE: u32 = 400 * 86_400;
 
 pub(super) fn route(context: Arc<Context>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path!("ws" / "notifications" / String)
         .and(warp::get())
+        .and(warp::query::<Query>())
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<OnUpgrade>())
-        .map(move |path: String, headers: HeaderMap, upgrade: Option<OnUpgrade>| {
-            answer(&context, &path, &headers, upgrade)
+        .map(move |path: String, query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>| {
+            answer(&context, &path, query, &headers, upgrade)
         })
 }
 
-fn answer(context: &Arc<Context>, path: &str, headers: &HeaderMap, upgrade: Option<OnUpgrade>) -> Response {
+#[derive(serde::Deserialize)]
+struct Query {
+    /// The cursor of a client that keeps them.
+    after: Option<String>,
+}
+
+fn answer(
+    context: &Arc<Context>,
+    path: &str,
+    query: Query,
+    headers: &HeaderMap,
+    upgrade: Option<OnUpgrade>,
+) -> Response {
     let named = match path {
         "me" => None,
         _ => match decode_user(path) {
@@ -60,8 +75,28 @@ fn answer(context: &Arc<Context>, path: &str, headers: &HeaderMap, upgrade: Opti
         Err(Refusal { status, detail }) => return problem(status, detail),
     };
 
-    context.tasks.spawn(start(context.clone(), upgrade, user));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let dialect = if offers_subprotocol(headers) {
+        // Without it in the answer a browser ends the connection.
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol::SUBPROTOCOL));
+        Dialect::Cursors(match query.after.as_deref() {
+            None | Some("") => After::Nothing,
+            Some(text) => Cursor::decode(text).map_or(After::Unknown, |cursor| After::Cursor(Box::new(cursor))),
+        })
+    } else {
+        let known = device(headers);
+        let returning = known.is_some();
+        // Tells apart devices of one user and opens nothing, so it may be guessed. Not `Secure`, since it has to work without TLS.
+        let device = known.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)).into());
+        let cookie = format!(
+            "{DEVICE_COOKIE}={device}; Path=/ws/notifications; Max-Age={DEVICE_COOKIE_AGE}; HttpOnly; SameSite=Lax"
+        );
+        if let Ok(cookie) = cookie.parse() {
+            response.headers_mut().insert(header::SET_COOKIE, cookie);
+        }
+        Dialect::Plain { device, returning }
+    };
+    context.tasks.spawn(start(context.clone(), upgrade, Client { user, dialect }));
     response.headers_mut().typed_insert(headers::Connection::upgrade());
     response.headers_mut().typed_insert(headers::Upgrade::websocket());
     response.headers_mut().typed_insert(SecWebsocketAccept::from(key));
@@ -72,8 +107,22 @@ fn decode_user(path: &str) -> Option<UserId> {
     percent_decode_str(path).decode_utf8().ok()?.parse().ok()
 }
 
+/// Whether the client asks to speak it; others it may offer as well.
+fn offers_subprotocol(headers: &HeaderMap) -> bool {
+    let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    offers.flat_map(|value| value.split(',')).any(|offer| offer.trim() == protocol::SUBPROTOCOL)
+}
+
+/// The device that the client's cookie names, in the form we give it.
+fn device(headers: &HeaderMap) -> Option<Arc<str>> {
+    let cookies = headers.typed_get::<Cookie>()?;
+    let device = cookies.get(DEVICE_COOKIE)?;
+    let ours = device.len() == 32 && device.bytes().all(|byte| byte.is_ascii_hexdigit());
+    ours.then(|| device.into())
+}
+
 /// Waits for the connection and starts its session, in a task of its own: this one's memory, the size of a handshake, goes.
-async fn start(context: Arc<Context>, upgrade: OnUpgrade, user: UserId) {
+async fn start(context: Arc<Context>, upgrade: OnUpgrade, client: Client) {
     let upgraded = match timeout(HANDSHAKE_LIMIT, upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => return debug!(%error, "upgrade failed"),
@@ -82,13 +131,9 @@ async fn start(context: Arc<Context>, upgrade: OnUpgrade, user: UserId) {
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         return debug!("upgrade of a connection that is not ours");
     };
-    let (stream, config) = (session::Metered::new(parts.io.into_inner()), Some(session::web_socket_config()));
-    let socket = if parts.read_buf.is_empty() {
-        // Even empty it holds on to hyper's buffer of 10 KiB.
-        drop(parts.read_buf);
-        WebSocketStream::from_raw_socket(stream, Role::Server, config).await
-    } else {
-        WebSocketStream::from_partially_read(stream, parts.read_buf.into(), Role::Server, config).await
-    };
-    context.tasks.spawn(session::run(socket, user, context.session.clone(), context.stop.clone()));
+    // Even empty, hyper's buffer of 10 KiB must not live on.
+    let read = parts.read_buf.to_vec();
+    drop(parts.read_buf);
+    let wire = Wire::new(parts.io.into_inner(), read, protocol::MAX_INBOUND_BYTES).await;
+    context.tasks.spawn(session::run(wire, client, context.session.clone(), context.stop.clone()));
 }

@@ -1,7 +1,8 @@
 //! What one socket was sent, and which ping confirms it.
 //!
 //! A ping carries a number, and a pong that echoes it confirms what was sent before that ping. Ids would not do: they are not in
-//! order of sending, and "7 arrived" says nothing of a 6 that commits later.
+//! order of sending, and "7 arrived" says nothing of a 6 that commits later. A client that keeps cursors confirms by giving one
+//! back.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::confirmations::Summary;
+use crate::protocol::{Cursor, Position};
+use crate::store::Delivered;
 
 /// At most so many frames are on their way unconfirmed; then nothing is written until a pong.
 pub const MAX_UNCONFIRMED: usize = 256;
@@ -17,15 +20,16 @@ pub const SETTLE: Duration = Duration::from_secs(2);
 
 /// What a frame told.
 pub enum What {
-    /// A row.
-    Notification { id: i64, slot: i16, xid: u64 },
+    /// A row, and the transaction that wrote it.
+    Notification(Delivered, u64),
     /// How many rows were not sent.
     Summary(Box<Summary>),
 }
 
 /// See the module.
-#[derive(Default)]
 pub struct Receipts {
+    /// Whether an answered ping confirms; otherwise [`Self::ack`] alone does.
+    by_pong: bool,
     /// In order of sending: first `noted` ones that are noted, then confirmed ones, last `unconfirmed` ones that are not.
     sent: VecDeque<Sent>,
     noted: usize,
@@ -38,10 +42,19 @@ struct Sent {
     what: What,
     /// The ping that covers it.
     ping: u32,
-    confirmed: Option<Instant>,
+    /// Confirmed, which counts from then on.
+    counts: Option<Instant>,
 }
 
+/// A row as nothing but itself: id and time of creation.
+pub type Identity = (i64, i64);
+
 impl Receipts {
+    /// Nothing is sent.
+    pub fn new(by_pong: bool) -> Self {
+        Self { by_pong, sent: VecDeque::new(), noted: 0, unconfirmed: 0, last_ping: 0, last_pong: 0 }
+    }
+
     /// How many frames may be written now.
     pub fn room(&self) -> usize {
         MAX_UNCONFIRMED - self.unconfirmed
@@ -52,6 +65,11 @@ impl Receipts {
         self.unconfirmed == 0
     }
 
+    /// Whether all that was written is noted.
+    pub fn is_settled(&self) -> bool {
+        self.noted == self.sent.len()
+    }
+
     /// Whether a ping is out that no pong answered.
     pub fn is_awaited(&self) -> bool {
         self.last_ping != self.last_pong
@@ -59,7 +77,7 @@ impl Receipts {
 
     /// A frame is written; the next ping covers it.
     pub fn sent(&mut self, what: What) {
-        self.sent.push_back(Sent { what, ping: self.last_ping + 1, confirmed: None });
+        self.sent.push_back(Sent { what, ping: self.last_ping + 1, counts: None });
         self.unconfirmed += 1;
     }
 
@@ -77,18 +95,34 @@ impl Receipts {
             return false;
         }
         self.last_pong = number;
-        let confirmed = self.sent.len() - self.unconfirmed;
-        for sent in self.sent.range_mut(confirmed..).take_while(|sent| sent.ping <= number) {
-            sent.confirmed = Some(now);
-            self.unconfirmed -= 1;
+        if self.by_pong {
+            self.confirm(now + SETTLE, |sent| sent.ping <= number);
         }
         true
+    }
+
+    /// The client has dealt with all that its cursor sees; returns whether that was news.
+    pub fn ack(&mut self, cursor: &Cursor, now: Instant) -> bool {
+        let before = self.unconfirmed;
+        self.confirm(now, |sent| match &sent.what {
+            What::Notification(row, xid) => cursor.sees(row.id, *xid),
+            What::Summary(_) => true,
+        });
+        self.unconfirmed < before
+    }
+
+    fn confirm(&mut self, counts: Instant, is_covered: impl Fn(&Sent) -> bool) {
+        let confirmed = self.sent.len() - self.unconfirmed;
+        for sent in self.sent.range_mut(confirmed..).take_while(|sent| is_covered(sent)) {
+            sent.counts = Some(counts);
+            self.unconfirmed -= 1;
+        }
     }
 
     /// Notes what has settled by `now`.
     pub fn settle(&mut self, now: Instant, mut note: impl FnMut(&What)) {
         while let Some(sent) = self.sent.get(self.noted)
-            && sent.confirmed.is_some_and(|confirmed| now >= confirmed + SETTLE)
+            && sent.counts.is_some_and(|counts| now >= counts)
         {
             note(&sent.what);
             self.noted += 1;
@@ -99,7 +133,7 @@ impl Receipts {
     pub fn forget(&mut self, is_past: impl Fn(u64) -> bool) {
         while self.noted > 0
             && self.sent.front().is_some_and(|sent| match sent.what {
-                What::Notification { xid, .. } => is_past(xid),
+                What::Notification(_, xid) => is_past(xid),
                 What::Summary(_) => true,
             })
         {
@@ -112,20 +146,38 @@ impl Receipts {
         }
     }
 
-    /// The ids of what was sent and is not forgotten.
-    pub fn told(&self) -> HashSet<i64> {
-        self.sent
-            .iter()
-            .filter_map(|sent| match sent.what {
-                What::Notification { id, .. } => Some(id),
-                What::Summary(_) => None,
-            })
-            .collect()
+    /// What was sent and is not forgotten.
+    pub fn told(&self) -> HashSet<Identity> {
+        self.rows(..).map(|(row, _)| (row.id, row.created)).collect()
+    }
+
+    /// A position moved back to where it sees nothing that is not noted, and the ids that are noted and it does not see. `None`
+    /// while something it sees was told only as a number and that is not noted, or while those ids are too many to keep.
+    pub fn noted(&self, position: &Position) -> Option<(Position, Vec<i64>)> {
+        if self.sent.range(self.noted..).any(|sent| matches!(sent.what, What::Summary(_))) {
+            return None;
+        }
+        let position = position.without(self.rows(self.noted..).map(|(_, xid)| xid));
+        let told: Vec<_> =
+            self.rows(..self.noted).filter(|(_, xid)| !position.sees(*xid)).map(|(row, _)| row.id).collect();
+        (told.len() <= MAX_UNCONFIRMED).then_some((position, told))
+    }
+
+    /// The ids that were sent and that the position does not see.
+    pub fn sent_beside(&self, position: &Position) -> Vec<i64> {
+        self.rows(..).filter(|(_, xid)| !position.sees(*xid)).map(|(row, _)| row.id).collect()
+    }
+
+    fn rows(&self, range: impl std::ops::RangeBounds<usize>) -> impl Iterator<Item = (&Delivered, u64)> {
+        self.sent.range(range).filter_map(|sent| match &sent.what {
+            What::Notification(row, xid) => Some((row, *xid)),
+            What::Summary(_) => None,
+        })
     }
 
     /// When there is something to settle, or to forget once more after `looked`.
     pub fn deadline(&self, looked: Instant) -> Option<Instant> {
-        let settled = self.sent.get(self.noted).and_then(|sent| sent.confirmed).map(|at| at + SETTLE);
+        let settled = self.sent.get(self.noted).and_then(|sent| sent.counts);
         settled.or_else(|| (self.noted > 0).then(|| looked + SETTLE))
     }
 }
@@ -136,14 +188,14 @@ mod tests {
     use super::*;
 
     fn row(id: i64) -> What {
-        What::Notification { id, slot: 0, xid: id as u64 }
+        What::Notification(Delivered { id, slot: 0, created: 0 }, id as u64)
     }
 
     fn settled(receipts: &mut Receipts, now: Instant) -> Vec<i64> {
         let mut ids = Vec::new();
         receipts.settle(now, |what| {
-            if let What::Notification { id, .. } = what {
-                ids.push(*id);
+            if let What::Notification(row, _) = what {
+                ids.push(row.id);
             }
         });
         ids
@@ -151,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_pong_confirms_what_was_sent_before_its_ping_and_nothing_else() {
-        let (mut receipts, now) = (Receipts::default(), Instant::now());
+        let (mut receipts, now) = (Receipts::new(true), Instant::now());
         receipts.sent(row(7));
         let first = receipts.ping();
         receipts.sent(row(6)); // committed later, with a smaller id
@@ -167,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_latest_pong_answers_for_those_before_it_and_strange_ones_for_none() {
-        let (mut receipts, now) = (Receipts::default(), Instant::now());
+        let (mut receipts, now) = (Receipts::new(true), Instant::now());
         for id in 1..=3 {
             receipts.sent(row(id));
             receipts.ping();
@@ -182,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_is_confirmed_settles_after_a_while_and_is_forgotten_when_the_stream_is_past_it() {
-        let (mut receipts, now) = (Receipts::default(), Instant::now());
+        let (mut receipts, now) = (Receipts::new(true), Instant::now());
         receipts.sent(row(1));
         let ping = receipts.ping();
         receipts.pong(&ping, now);
@@ -191,8 +243,39 @@ mod tests {
         assert_eq!(settled(&mut receipts, now + SETTLE), [1]);
         assert_eq!(settled(&mut receipts, now + SETTLE), [0; 0], "noted once");
         receipts.forget(|xid| xid != 1);
-        assert!(receipts.told().contains(&1), "a catch-up would find it again");
+        assert!(receipts.told().contains(&(1, 0)), "a catch-up would find it again");
         receipts.forget(|_| true);
         assert!(receipts.told().is_empty() && receipts.deadline(now).is_none());
+    }
+    #[test]
+    fn a_cursor_given_back_confirms_what_it_sees_at_once_and_a_pong_does_not() {
+        let (mut receipts, now) = (Receipts::new(false), Instant::now());
+        for id in 5..=7 {
+            receipts.sent(row(id));
+        }
+        let ping = receipts.ping();
+        assert!(receipts.pong(&ping, now), "a sign of life");
+        assert!(settled(&mut receipts, now + 2 * SETTLE).is_empty());
+        let mut cursor = Cursor::new(Default::default(), "5:5:".parse().unwrap());
+        assert!(!receipts.ack(&cursor, now));
+        cursor.told = vec![5];
+        assert!(receipts.ack(&cursor, now));
+        assert_eq!(settled(&mut receipts, now), [5]);
+        assert!(receipts.ack(&Cursor::new(Default::default(), "8:8:".parse().unwrap()), now));
+        assert_eq!(settled(&mut receipts, now), [6, 7]);
+    }
+
+    #[test]
+    fn what_is_noted_is_a_position_and_what_it_does_not_see() {
+        let (mut receipts, now) = (Receipts::new(true), Instant::now());
+        receipts.sent(row(5));
+        receipts.sent(row(9));
+        let ping = receipts.ping();
+        receipts.sent(row(6));
+        receipts.pong(&ping, now);
+        receipts.settle(now + SETTLE, |_| {});
+        let (position, told) = receipts.noted(&"8:8:".parse().unwrap()).unwrap();
+        assert_eq!((position.to_string().as_str(), told), ("6:8:6", vec![9]));
+        assert_eq!(receipts.sent_beside(&"8:8:".parse().unwrap()), [9]);
     }
 }

@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::protocol::Position;
+use crate::protocol::{Cursor, Epoch, Position};
 use anyhow::{Context, Result, bail};
 use tokio::time::timeout;
 use tokio_postgres::tls::NoTlsStream;
@@ -94,16 +94,40 @@ impl Link {
         rows.first().and_then(|row| row.get(0)).context("the database has no position")?.parse()
     }
 
-    /// Listens on the channel this database keeps secret. Committed when it returns.
+    /// Which history of the database this is, and the position up to which it is the same as the known one. Begins another epoch
+    /// where one is due.
     ///
     /// # Errors
     /// See [`Link::query`].
-    pub async fn listen(&mut self) -> Result<()> {
-        let rows = self.query("select format('listen %I', value) from notifier.setting where name = 'channel'").await?;
-        let listen =
-            rows.first().and_then(|row| row.get(0)).context("the database has no channel: run migrate")?.to_owned();
-        self.query(&listen).await?;
-        Ok(())
+    pub async fn identify(&mut self, known: Epoch) -> Result<Cursor> {
+        let rows = self.query(&format!("select * from notifier.identify('{known}')")).await?;
+        let column = |i| rows.first().and_then(|row| row.get(i)).context("the database has no epoch");
+        Ok(Cursor::new(column(0)?.parse()?, column(1)?.parse()?))
+    }
+
+    /// Listens on the channel this database keeps secret, and returns its name. Committed when it returns.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn listen(&mut self) -> Result<String> {
+        let rows = self.query("select value, quote_ident(value) from notifier.setting where name = 'channel'").await?;
+        let row = rows.first().context("the database has no channel: run migrate")?;
+        let (name, quoted) = (row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default());
+        // First this one: between two channels nothing must go by unheard.
+        self.query(&format!("listen {quoted}")).await?;
+        Ok(name.to_owned())
+    }
+
+    /// Listens on the channel of now, and then no more on another. What was announced between has to be read.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn listen_anew(&mut self, old: &str) -> Result<String> {
+        let name = self.listen().await?;
+        if name != old {
+            self.query(&format!("unlisten \"{}\"", old.replace('"', "\"\""))).await?;
+        }
+        Ok(name)
     }
 
     /// Listens to nothing any more.

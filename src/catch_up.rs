@@ -1,0 +1,186 @@
+//! Reads for sockets what they have not been told, many users in one question: while some questions are under way, those that
+//! arrive gather for the next. Ten thousand sockets that come back at once ask some dozens of questions.
+
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::protocol::{ReadBy, Told};
+use crate::registry::Registry;
+use crate::store::{Gap, Opened, Opening, Page, Store};
+
+/// How many sockets one question is for at most.
+const BATCH: usize = 200;
+/// How many times that something was read wait to be told. Of more nobody is told until the next.
+const MAX_MIRRORS: usize = 100_000;
+
+/// What catch-ups ask, and who waits for each answer.
+pub struct CatchUp {
+    registry: Arc<Registry>,
+    window: Duration,
+    limit: i32,
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    openings: Asked<Opening, Opened>,
+    gaps: Asked<Gap, Page>,
+    /// What was read somewhere, to be told with a fresh count.
+    mirrors: Vec<ReadBy>,
+}
+
+type Asked<Q, A> = Vec<(Q, oneshot::Sender<A>)>;
+type Answering<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+impl CatchUp {
+    /// Opening sockets are told of the last `window`, the newest `limit`.
+    pub fn new(registry: Arc<Registry>, window: Duration, limit: i32) -> Self {
+        Self { registry, window, limit, waiting: Mutex::default(), arrived: Notify::new() }
+    }
+
+    /// What a socket that opens is told first. Waits as long as the database does not answer. Dropped, the question is not asked
+    /// or its answer goes unheard.
+    pub async fn opened(&self, opening: Opening) -> Opened {
+        self.ask(|waiting| &mut waiting.openings, opening).await
+    }
+
+    /// A page of what was missed. Otherwise like [`Self::opened`].
+    pub async fn missed(&self, gap: Gap) -> Page {
+        self.ask(|waiting| &mut waiting.gaps, gap).await
+    }
+
+    /// Tells a user's other sockets what was read and how many are unread now. Synchronous: it is told later.
+    pub fn mirror(&self, read_by: ReadBy) {
+        let waiting = &mut *self.lock();
+        if waiting.mirrors.len() < MAX_MIRRORS {
+            waiting.mirrors.push(read_by);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Tells everybody who wants to know how many are unread now: what was read while nothing was heard is unknown.
+    pub fn recount(&self) {
+        for user_id in self.registry.curious() {
+            self.mirror(ReadBy { user_id, ids: None, before: None, origin: None });
+        }
+    }
+
+    async fn ask<Q: Clone, A>(&self, queue: impl Fn(&mut Waiting) -> &mut Asked<Q, A>, question: Q) -> A {
+        loop {
+            let (answer, answered) = oneshot::channel();
+            queue(&mut self.lock()).push((question.clone(), answer));
+            self.arrived.notify_one();
+            if let Ok(answer) = answered.await {
+                return answer;
+            }
+            // Nobody answers any more: this stops, and the caller with it, or it asks in vain but not in haste.
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Answers until `stop`, over at most `connections` at once.
+    pub async fn run(self: Arc<Self>, store: Store, connections: usize, stop: CancellationToken) {
+        tokio::select! {
+            // What is read before the stream has a position could be older than where the stream begins.
+            () = self.registry.begun() => {}
+            () = stop.cancelled() => return,
+        }
+        let mut answering = FuturesUnordered::<Answering>::new();
+        loop {
+            while answering.len() < connections
+                && let Some(batch) = self.batch(&store)
+            {
+                answering.push(batch);
+            }
+            tokio::select! {
+                () = self.arrived.notified() => {}
+                Some(()) = answering.next() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn batch<'a>(&'a self, store: &'a Store) -> Option<Answering<'a>> {
+        let waiting = &mut *self.lock();
+        if let Some(batch) = take(&mut waiting.openings) {
+            return Some(Box::pin(answer(batch, |openings| store.opened(openings, self.window, self.limit))));
+        }
+        if let Some(batch) = take(&mut waiting.gaps) {
+            return Some(Box::pin(answer(batch, |gaps| store.missed(gaps))));
+        }
+        let mirrors = take_some(&mut waiting.mirrors)?;
+        Some(Box::pin(self.tell_of(mirrors, store)))
+    }
+
+    /// Those with a socket here are told; of others nothing is asked.
+    async fn tell_of(&self, mut mirrors: Vec<ReadBy>, store: &Store) {
+        mirrors.retain(|read_by| self.registry.is_curious(&read_by.user_id));
+        if mirrors.is_empty() {
+            return;
+        }
+        match store.unread(mirrors.iter().map(|read_by| read_by.user_id.clone()).collect()).await {
+            Ok(counts) => {
+                for (read_by, unread) in mirrors.iter().zip(counts) {
+                    let (ids, before) = (read_by.ids.as_deref(), read_by.before.as_deref());
+                    let frame = Told::Read { ids, before, unread }.frame();
+                    let origin = read_by.origin.as_ref().and_then(|origin| u64::from_str_radix(origin, 16).ok());
+                    self.registry.tell(&read_by.user_id, &frame, origin);
+                }
+            }
+            // A database that is away is listened to anew, and then all is counted anew.
+            Err(error) => warn!(error = format!("{error:#}"), "what was read is not mirrored"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing in here panics half-way through a change.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn take<Q, A>(asked: &mut Asked<Q, A>) -> Option<Asked<Q, A>> {
+    // Who has gone need not be answered.
+    asked.retain(|(_, answer)| !answer.is_closed());
+    take_some(asked)
+}
+
+fn take_some<T>(waiting: &mut Vec<T>) -> Option<Vec<T>> {
+    if waiting.is_empty() {
+        // After ten thousand sockets came back at once nothing of them is kept.
+        *waiting = Vec::new();
+        return None;
+    }
+    let rest = waiting.split_off(waiting.len().min(BATCH));
+    Some(mem::replace(waiting, rest))
+}
+
+/// Asks for all of a batch until the database answers: the sockets stay open meanwhile.
+async fn answer<Q, A, F>(mut batch: Asked<Q, A>, question: impl Fn(Vec<Q>) -> F)
+where
+    Q: Clone,
+    F: Future<Output = anyhow::Result<Vec<A>>>,
+{
+    while !batch.is_empty() {
+        match question(batch.iter().map(|(question, _)| question.clone()).collect()).await {
+            Ok(answers) => {
+                for ((_, socket), answer) in batch.into_iter().zip(answers) {
+                    let _ = socket.send(answer);
+                }
+                return;
+            }
+            Err(error) => warn!(error = format!("{error:#}"), sockets = batch.len(), "catch-up failed, asking again"),
+        }
+        sleep(Duration::from_millis(500 + fastrand::u64(..1000))).await;
+        batch.retain(|(_, answer)| !answer.is_closed());
+    }
+}

@@ -1,0 +1,281 @@
+//! What is said on a socket: frames, close codes, and what clients may say.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+use super::{Cursor, Epoch, Level, MAX_INBOUND_BYTES, Notification, UserId};
+
+/// The subprotocol of clients that keep cursors.
+pub const SUBPROTOCOL: &str = "notifier.v1";
+
+/// What a client's cursor was worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resume {
+    /// It brought none.
+    New,
+    /// All that it misses follows.
+    Ok,
+    /// Something it misses may be gone: read the history.
+    Gap,
+}
+
+/// A notification's frame. Built once and shared by all sockets of the user.
+pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Frame<'a> {
+        r#type: Level,
+        message: &'a str,
+        id: String,
+        event: &'a str,
+        data: &'a RawValue,
+        created_at: &'a str,
+        replayed: bool,
+    }
+    encode(&Frame {
+        r#type: notification.level,
+        message: &notification.message,
+        id: notification.id.to_string(),
+        event: &notification.event,
+        data: &notification.data,
+        created_at: &notification.created_at.text,
+        replayed,
+    })
+}
+
+/// A frame with a cursor at its end: what a client that has this one gives back to go on after it. A copy of its own.
+pub fn with_cursor(frame: &Utf8Bytes, cursor: &Cursor) -> Utf8Bytes {
+    let object = frame.strip_suffix('}').unwrap_or(frame);
+    format!(r#"{object},"cursor":"{cursor}"}}"#).into()
+}
+
+/// What the hello of a client that keeps cursors says beside what everybody's does.
+#[derive(Serialize)]
+pub struct Resumed {
+    protocol: &'static str,
+    epoch: String,
+    resume: Resume,
+    cursor: String,
+}
+
+impl Resumed {
+    /// From where the socket goes on, and what the client's own cursor was worth.
+    pub fn new(resume: Resume, cursor: &Cursor) -> Self {
+        Self { protocol: SUBPROTOCOL, epoch: cursor.epoch.to_string(), resume, cursor: cursor.to_string() }
+    }
+}
+
+/// The first frame of a socket. `unread` stops at 1000, which stands for as many or more.
+pub fn hello_frame(user: &UserId, unread: i32, server_time: &str, resumed: Option<Resumed>) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Frame<'a> {
+        r#type: Level,
+        message: &'static str,
+        connected: bool,
+        user: &'a UserId,
+        unread: i32,
+        server_time: &'a str,
+        #[serde(flatten)]
+        resumed: Option<Resumed>,
+    }
+    encode(&Frame {
+        r#type: Level::Info,
+        message: "Connected to real-time notifications",
+        connected: true,
+        user,
+        unread,
+        server_time,
+        resumed,
+    })
+}
+
+/// Told after a replay that was cut: the others are in the inbox and are not sent again.
+pub fn more_frame(more: i64) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Frame {
+        r#type: Level,
+        message: String,
+        more: i64,
+    }
+    let message = match more {
+        1 => "1 more notification waits in your inbox.".to_owned(),
+        _ => format!("{more} more notifications wait in your inbox."),
+    };
+    encode(&Frame { r#type: Level::Info, message, more })
+}
+
+/// What clients that keep cursors are told beside notifications. `op` says which.
+#[derive(Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Told<'a> {
+    /// What was missed is told; from here on it is live.
+    Live {
+        /// See [`Cursor`].
+        cursor: String,
+    },
+    /// A sign of life, with a fresh cursor.
+    Beat {
+        /// Ids are unique within it.
+        epoch: String,
+        /// See [`Cursor`].
+        cursor: String,
+    },
+    /// What was asked is done.
+    Ok {
+        /// As in the hello.
+        unread: i32,
+    },
+    /// Something was read elsewhere. Without `ids` and `before`: read the history again.
+    Read {
+        /// These.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ids: Option<&'a [String]>,
+        /// This one and all older ones.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        before: Option<&'a str>,
+        /// As in the hello.
+        unread: i32,
+    },
+    /// This instance stops: connect again after so many seconds.
+    Restarting {
+        /// Seconds.
+        after: f64,
+    },
+    /// What was asked is not done.
+    Error {
+        /// For programs.
+        code: &'static str,
+        /// For people: what is wrong and what to do.
+        message: &'a str,
+    },
+}
+
+impl<'a> Told<'a> {
+    /// [`Told::Live`] at a cursor.
+    pub fn live(cursor: &Cursor) -> Self {
+        Self::Live { cursor: cursor.to_string() }
+    }
+
+    /// [`Told::Beat`] at a cursor.
+    pub fn beat(cursor: &Cursor) -> Self {
+        let epoch: Epoch = cursor.epoch;
+        Self::Beat { epoch: epoch.to_string(), cursor: cursor.to_string() }
+    }
+
+    /// The frame.
+    pub fn frame(&self) -> Utf8Bytes {
+        encode(self)
+    }
+}
+
+fn encode(frame: &impl Serialize) -> Utf8Bytes {
+    // Structs with string keys and no custom Serialize cannot fail.
+    serde_json::to_string(frame).unwrap_or_default().into()
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// It has dealt with everything up to this cursor.
+    Ack(Option<Box<Cursor>>),
+    /// To mark as read; what exactly is checked where it is done.
+    Read(Box<RawValue>),
+    /// Something a newer client knows.
+    Unknown,
+}
+
+impl Asked {
+    /// Reads a client's frame; `None` when it is none at all, which is a JSON object.
+    pub fn decode(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Frame {
+            op: Option<serde_json::Value>,
+            cursor: Option<serde_json::Value>,
+        }
+        // A struct is also read from an array.
+        if !text.trim_start().starts_with('{') {
+            return None;
+        }
+        let frame: Frame = serde_json::from_str(text).ok()?;
+        let cursor = frame.cursor.as_ref().and_then(|cursor| cursor.as_str());
+        Some(match frame.op.as_ref().and_then(|op| op.as_str()) {
+            Some("ack") => Self::Ack(cursor.and_then(Cursor::decode).map(Box::new)),
+            Some("read") => Self::Read(serde_json::from_str(text).ok()?),
+            _ => Self::Unknown,
+        })
+    }
+}
+
+/// Why a socket is closed, for the client to know what to do: 44xx stop, everything else come back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseCode {
+    /// 1009: a message over [`MAX_INBOUND_BYTES`].
+    TooBig,
+    /// 1007: text that is not UTF-8.
+    NotUtf8,
+    /// 1002: bytes that are no WebSocket frames.
+    Malformed,
+    /// 1012: this instance stops; connect again.
+    Restarting,
+    /// 4400: a frame that is not a JSON object.
+    BadFrame,
+    /// 4510: the socket takes nothing any more.
+    TooSlow,
+    /// 4511: a ping was not answered.
+    NoPong,
+}
+
+const TOO_BIG: &str = "a message has at most 4096 bytes";
+const _: () = assert!(MAX_INBOUND_BYTES == 4096, "the sentence above says so");
+
+impl CloseCode {
+    /// The close frame as it is sent.
+    pub fn frame(self) -> CloseFrame {
+        let (code, reason) = match self {
+            Self::TooBig => (1009, TOO_BIG),
+            Self::NotUtf8 => (1007, "text is UTF-8"),
+            Self::Malformed => (1002, "not a WebSocket frame"),
+            Self::Restarting => (1012, "restarting, connect again"),
+            Self::BadFrame => (4400, "a frame is a JSON object"),
+            Self::TooSlow => (4510, "too slow, connect again"),
+            Self::NoPong => (4511, "no pong, connect again"),
+        };
+        CloseFrame { code: code.into(), reason: reason.into() }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_frame_is_a_json_object() {
+        assert!(matches!(Asked::decode(r#"{"op":"unknown","x":[1]}"#), Some(Asked::Unknown)));
+        assert!(matches!(Asked::decode(r#" {"op":7}"#), Some(Asked::Unknown)));
+        assert!(matches!(Asked::decode(r#"{"op":"ack","cursor":"?"}"#), Some(Asked::Ack(None))));
+        assert!(matches!(Asked::decode(r#"{"op":"read","ids":[1]}"#), Some(Asked::Read(_))));
+        for broken in ["", "ping", "[]", "1", "{", r#""x""#, r#"["read",null]"#] {
+            assert!(Asked::decode(broken).is_none(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn frames_of_cursor_clients_read_as_documented() {
+        let cursor = Cursor::new("00000000000000ff".parse().unwrap(), "5:5:".parse().unwrap());
+        let hello = hello_frame(&"7".parse().unwrap(), 3, "now", Some(Resumed::new(Resume::Gap, &cursor)));
+        let hello: serde_json::Value = serde_json::from_str(&hello).unwrap();
+        assert_eq!((hello["resume"].as_str(), hello["epoch"].as_str()), (Some("gap"), Some("00000000000000ff")));
+        assert_eq!(hello["cursor"], cursor.to_string());
+        let plain: serde_json::Value =
+            serde_json::from_str(&hello_frame(&"7".parse().unwrap(), 3, "now", None)).unwrap();
+        assert!(plain.get("cursor").is_none() && plain.get("resume").is_none());
+        let framed = with_cursor(&more_frame(2), &cursor);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&framed).unwrap()["cursor"], cursor.to_string());
+        assert_eq!(Told::Ok { unread: 2 }.frame().as_str(), r#"{"op":"ok","unread":2}"#);
+        let read = Told::Read { ids: Some(&["1".to_owned()]), before: None, unread: 0 };
+        assert_eq!(read.frame().as_str(), r#"{"op":"read","ids":["1"],"unread":0}"#);
+    }
+}

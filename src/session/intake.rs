@@ -1,0 +1,217 @@
+//! What is to be told next on one socket: from the table when it opens or has fallen behind, then from its mailbox; each row once.
+//! Pure; the session asks the questions and writes the frames.
+//!
+//! Subscribe, then read: what is published while the table is read waits in the mailbox, and what the read has seen is then left
+//! out.
+
+use std::collections::{HashSet, VecDeque};
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::receipts::{Identity, Receipts};
+use crate::confirmations::Summary;
+use crate::protocol::{self, Cursor, Epoch, Position, Resume, UserId};
+use crate::registry::{Mail, Subscription, Taken};
+use crate::store::{Gap, Opened, Page};
+
+/// See the module.
+pub struct Intake {
+    mail: Subscription,
+    /// The history of the database that `seen` and `missing` belong to.
+    epoch: Epoch,
+    /// Read and not yet written.
+    backlog: VecDeque<Outgoing>,
+    state: State,
+    /// What the last catch-up has seen: mail visible in it was told or summarized. Gone once the stream is past it.
+    seen: Option<Position>,
+}
+
+/// One frame to write.
+pub enum Outgoing {
+    /// A notification.
+    Mail(Mail),
+    /// How many were not sent.
+    Summary(Utf8Bytes, Box<Summary>),
+}
+
+enum State {
+    /// Nothing is known yet.
+    Opening,
+    /// A catch-up is read page by page.
+    Missing(Box<Missing>),
+    /// The mailbox has all there is.
+    Live,
+}
+
+/// What is visible in `within` and not seen by `after`.
+struct Missing {
+    after: Cursor,
+    /// Where the first page was read; the others are read there too.
+    within: Option<Position>,
+    after_id: i64,
+    /// Sent on this socket before.
+    told: HashSet<Identity>,
+    /// Whether it was missed before this socket opened.
+    replayed: bool,
+}
+
+/// What has to be asked before more can be told.
+pub enum Question {
+    /// What an opening socket is told first.
+    Opening,
+    /// A page of what was missed.
+    Page(Gap),
+}
+
+impl Intake {
+    /// Of a socket that opens.
+    pub fn new(mail: Subscription) -> Self {
+        let epoch = mail.epoch();
+        Self { mail, epoch, backlog: VecDeque::new(), state: State::Opening, seen: None }
+    }
+
+    /// Whose socket it is.
+    pub fn user(&self) -> &UserId {
+        self.mail.user()
+    }
+
+    /// The mailbox.
+    pub fn mail(&self) -> &Subscription {
+        &self.mail
+    }
+
+    /// Whether all that was missed when the socket opened has been handed out.
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, State::Live) && self.backlog.is_empty()
+    }
+
+    /// Whether nothing waits to be handed out.
+    pub fn is_empty(&self) -> bool {
+        self.backlog.is_empty()
+    }
+
+    /// The history of the database that this socket is told of.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Takes what waits in the mailbox, at most `room` frames, if nothing comes before it. Returns whether it had fallen behind.
+    pub fn refill(&mut self, room: usize, receipts: &Receipts) -> bool {
+        if !self.is_live() {
+            return false;
+        }
+        // Asked before the mailbox: what is published from here on is invisible in `seen`, but what waits may be visible.
+        let past = self.seen.as_ref().is_some_and(|seen| self.mail.has_read_past(seen));
+        match self.mail.take(room) {
+            Taken::Mail(mail) => {
+                let seen = self.seen.as_ref();
+                let fresh = mail.into_iter().filter(|mail| !seen.is_some_and(|seen| seen.sees(mail.xid)));
+                self.backlog.extend(fresh.map(Outgoing::Mail));
+            }
+            Taken::Lagged(from) => {
+                // All that was dropped is invisible in `from`. In the same history it also is in `seen` or was told by it.
+                let seen = self.seen.take().filter(|_| from.epoch == self.epoch);
+                let position = seen.as_ref().map_or(&from.position, |seen| seen.newer(&from.position)).clone();
+                self.epoch = from.epoch;
+                self.state = State::Missing(Box::new(Missing {
+                    after: Cursor::new(from.epoch, position),
+                    within: None,
+                    after_id: 0,
+                    told: receipts.told(),
+                    replayed: false,
+                }));
+                return true;
+            }
+            Taken::Nothing if past => self.seen = None,
+            Taken::Nothing => {}
+        }
+        false
+    }
+
+    /// What to ask now, if anything: once, then comes the answer.
+    pub fn question(&self) -> Option<Question> {
+        match &self.state {
+            State::Opening => Some(Question::Opening),
+            State::Missing(missing) if self.backlog.is_empty() => Some(Question::Page(Gap {
+                user: self.mail.user().clone(),
+                after: missing.after.position.clone(),
+                within: missing.within.clone(),
+                after_id: missing.after_id,
+            })),
+            State::Missing(_) | State::Live => None,
+        }
+    }
+
+    /// The answer to [`Question::Opening`]. `after` is the cursor it was asked with; where the database accepts it, all that it does
+    /// not see follows page by page. Returns the cursor to begin with.
+    pub fn opened(&mut self, opened: Opened, after: Option<Cursor>) -> Cursor {
+        if let (Resume::Ok, Some(after)) = (opened.resume, after) {
+            let begin = after.clone();
+            self.state = State::Missing(Box::new(Missing {
+                after,
+                within: Some(opened.position),
+                after_id: 0,
+                told: HashSet::new(),
+                replayed: true,
+            }));
+            return begin;
+        }
+        self.state = State::Live;
+        let replayed = opened.notifications.iter().map(|n| n.xid);
+        let begin = Cursor::new(self.epoch, opened.position.without(replayed));
+        self.backlog.extend(opened.notifications.iter().map(|n| Outgoing::Mail(Mail::new(n, true))));
+        if opened.more > 0 {
+            let before = opened.notifications.first().map_or(i64::MAX, |oldest| oldest.id);
+            let within = Cursor::new(self.epoch, opened.position.clone());
+            let summary = Summary { user: self.mail.user().clone(), within, before };
+            self.backlog.push_back(Outgoing::Summary(protocol::more_frame(opened.more), Box::new(summary)));
+        }
+        self.seen = Some(opened.position);
+        begin
+    }
+
+    /// The answer to [`Question::Page`].
+    pub fn paged(&mut self, page: Page) {
+        let State::Missing(missing) = &mut self.state else { return };
+        let fresh = page.notifications.iter().filter(|n| {
+            !missing.told.contains(&(n.id, n.created_at.microseconds)) && !missing.after.told.contains(&n.id)
+        });
+        self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, missing.replayed))));
+        match page.notifications.last() {
+            Some(last) => (missing.after_id, missing.within) = (last.id, Some(page.within)),
+            None => (self.state, self.seen) = (State::Live, Some(page.within)),
+        }
+    }
+
+    /// The next frame to write.
+    pub fn next(&mut self) -> Option<Outgoing> {
+        let next = self.backlog.pop_front();
+        if self.backlog.is_empty() {
+            // An idle socket holds no buffer.
+            self.backlog = VecDeque::new();
+        }
+        next
+    }
+
+    /// A cursor that sees all that was handed out by [`Self::next`] and nothing else of this user's. `None` while nothing is known
+    /// or the history changes.
+    pub fn cursor(&self) -> Option<Cursor> {
+        let (taken, waiting) = self.mail.taken();
+        if taken.epoch != self.epoch {
+            return None;
+        }
+        let (position, told) = match &self.state {
+            State::Opening => return None,
+            State::Missing(missing) if missing.after.epoch != self.epoch => return None,
+            State::Missing(missing) => (&missing.after.position, missing.after.told.as_slice()),
+            State::Live => (self.seen.as_ref().map_or(&taken.position, |seen| seen.newer(&taken.position)), &[][..]),
+        };
+        let queued = self.backlog.iter().filter_map(|outgoing| match outgoing {
+            Outgoing::Mail(mail) => Some(mail.xid),
+            Outgoing::Summary(..) => None,
+        });
+        // Mail that waits and that `seen` sees was told by the catch-up, and is told again to whoever goes on from here: by id it is
+        // known.
+        Some(Cursor { epoch: self.epoch, position: position.without(queued.chain(waiting)), told: told.to_vec() })
+    }
+}
