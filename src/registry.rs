@@ -251,6 +251,11 @@ impl Subscription {
         &self.user
     }
 
+    /// What tells this socket from the user's others, if it wants to hear of more than notifications.
+    pub fn origin(&self) -> Option<u64> {
+        self.mailbox.origin
+    }
+
     /// The epoch the stream is read in.
     pub fn epoch(&self) -> Epoch {
         self.registry.position().epoch

@@ -44,7 +44,9 @@ const PING_BYTES: usize = 16 * 1024;
 /// How long a client that keeps cursors may give none back while as much is unconfirmed as may be.
 const ACK_PATIENCE: Duration = Duration::from_secs(30);
 /// A cursor names so many ids beside its position at most. With more it names none: the client gets them again and knows them.
-const MAX_TOLD: usize = 32;
+const MAX_TOLD: usize = 64;
+/// At least one of so many frames brings a cursor, and the last one that is written.
+const CURSOR_EVERY: u64 = 32;
 
 /// What every session works with.
 pub struct Context {
@@ -243,6 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.context.metrics.frames.inc();
             self.cursor_due = true;
             let last = self.receipts.room() == 0 || bytes >= MAX_MAILBOX_BYTES || self.intake.is_empty();
+            let last = last || self.receipts.count().is_multiple_of(CURSOR_EVERY);
             if last && let (Dialect::Cursors(_), Some(cursor)) = (&self.dialect, self.cursor()) {
                 frame = protocol::with_cursor(&frame, &cursor);
             }
@@ -345,7 +348,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Dialect::Cursors(_) = self.dialect {
             match asked {
                 Asked::Ack(Some(cursor)) => {
-                    if self.intake.epoch() == cursor.epoch && self.receipts.ack(&cursor, now) {
+                    // One that another socket gave out confirms nothing here: what it covers was not sent here.
+                    let count = cursor.sent.filter(|(socket, _)| self.intake.mail().origin() == Some(*socket));
+                    if count.is_some_and(|(_, count)| self.receipts.ack(count, now)) {
                         self.full = None;
                         self.note(now);
                     }
@@ -424,7 +429,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Dialect::Plain { device, .. } => {
                 let noted = self.intake.cursor().and_then(|cursor| {
                     let (position, told) = self.receipts.noted(&cursor.position)?;
-                    Some(Cursor { epoch: cursor.epoch, position, told })
+                    Some(Cursor { told, ..Cursor::new(cursor.epoch, position) })
                 });
                 let Some(noted) = noted else { return false };
                 self.context.confirmations.device(self.intake.user().clone(), device.clone(), noted);
@@ -436,7 +441,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// A cursor that sees what was sent.
     fn cursor(&self) -> Option<Cursor> {
         let mut cursor = self.intake.cursor()?;
-        cursor.told.extend(self.receipts.sent_beside(&cursor.position));
+        cursor.sent = self.intake.mail().origin().map(|socket| (socket, self.receipts.count()));
+        cursor.told.extend(self.receipts.sent_beside(&cursor));
         if cursor.told.len() > MAX_TOLD {
             cursor.told.clear();
         }

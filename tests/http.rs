@@ -51,9 +51,8 @@ async fn me_is_whom_the_credential_names_and_nobody_else() {
         }
         connect_async(request)
     };
-    let (stream, _) = attempt("me", Some("7")).await.unwrap();
-    let mut socket = Socket { user: "7".into(), hello: serde_json::Value::Null, stream };
-    assert_eq!(socket.frame().await["user"], "7");
+    let mut socket = Socket::open_with(service.address, "me", "", &[("authorization", "Bearer 7")]).await;
+    assert_eq!(socket.hello["user"], "7");
     database.write("update payment set status = 'verified' where id = 201").await;
     assert_eq!(socket.frame().await["event"], "payment.verified");
 

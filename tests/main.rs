@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod command;
+mod cursors;
 mod definitions;
+mod devices;
 mod events;
 mod harmless;
 mod http;

@@ -123,8 +123,8 @@ const MAX_CURSOR_BYTES: usize = 8 * 1024;
 /// The first byte of a cursor: what this release writes and reads.
 const CURSOR_VERSION: u8 = 1;
 
-/// All of its user's notifications that are visible in `position` were told, and those in `told` as well. Clients hold it as an
-/// opaque text: they may keep it, compare nothing, and give it back.
+/// All of its user's notifications that are visible in `position` were told, and those in `told` and `pages` as well. Clients hold
+/// it as an opaque text: they may keep it, compare nothing, and give it back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cursor {
     /// The history that the position belongs to.
@@ -133,17 +133,23 @@ pub struct Cursor {
     pub position: Position,
     /// Ids that are not visible in `position`; ascending.
     pub told: Vec<i64>,
+    /// In the middle of a catch-up: all that is visible in this position up to this id.
+    pub pages: Option<Box<(Position, i64)>>,
+    /// Which socket of this process gave it out, and how many frames that had sent. Means nothing to anybody else.
+    pub sent: Option<(u64, u64)>,
 }
 
 impl Cursor {
     /// With nothing told beside the position.
     pub fn new(epoch: Epoch, position: Position) -> Self {
-        Self { epoch, position, told: Vec::new() }
+        Self { epoch, position, told: Vec::new(), pages: None, sent: None }
     }
 
     /// Whether this notification was told.
     pub fn sees(&self, id: i64, xid: u64) -> bool {
-        self.position.sees(xid) || self.told.binary_search(&id).is_ok()
+        self.position.sees(xid)
+            || self.told.binary_search(&id).is_ok()
+            || self.pages.as_ref().is_some_and(|pages| id <= pages.1 && pages.0.sees(xid))
     }
 
     /// Decodes what [`fmt::Display`] wrote; `None` for anything else, which a client is answered with `gap`.
@@ -153,77 +159,107 @@ impl Cursor {
         }
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         let (version, rest) = bytes.split_first()?;
-        let (epoch, mut rest) = rest.split_first_chunk()?;
-        if *version != CURSOR_VERSION {
-            return None;
-        }
-        let mut number = || varint(&mut rest);
-        let xmin = number()?;
-        let xmax = xmin.checked_add(number()?)?;
-        let mut ascending = |mut last: u64| {
-            let count = number()?;
-            let mut numbers = Vec::new();
-            for _ in 0..count {
-                last = last.checked_add(number()?)?;
-                numbers.push(last);
-            }
-            Some(numbers)
-        };
-        let (running, told) = (ascending(xmin)?, ascending(0)?);
-        let position = Position::checked(xmin, xmax, running)?;
-        let told = told.into_iter().map(|id| i64::try_from(id).ok()).collect::<Option<Vec<_>>>()?;
-        (rest.is_empty() && told.is_sorted_by(|a, b| a < b)).then_some(Self {
+        let (epoch, rest) = rest.split_first_chunk()?;
+        let mut rest = Numbers(rest);
+        let cursor = Self {
             epoch: Epoch(u64::from_be_bytes(*epoch)),
-            position,
-            told,
-        })
+            position: rest.position()?,
+            told: rest.ascending(0)?.into_iter().map(|id| id.try_into().ok()).collect::<Option<_>>()?,
+            pages: match rest.next()? {
+                0 => None,
+                _ => Some(Box::new((rest.position()?, rest.next()?.try_into().ok()?))),
+            },
+            sent: match rest.next()? {
+                0 => None,
+                _ => Some((rest.next()?, rest.next()?)),
+            },
+        };
+        (*version == CURSOR_VERSION && rest.0.is_empty() && cursor.told.is_sorted_by(|a, b| a < b)).then_some(cursor)
     }
 }
 
 impl fmt::Display for Cursor {
-    /// Base64 (URL alphabet, no padding) of: a version byte, the epoch, then numbers of seven bits a byte: xmin, xmax - xmin, how
-    /// many run, each as the distance from the one before, how many were told, each likewise.
+    /// Base64 (URL alphabet, no padding) of: a version byte, the epoch, then numbers of seven bits a byte: the position; how many
+    /// were told, and each as the distance from the one before; 1 and the position and id of `pages`, or 0; 1 and the two of
+    /// `sent`, or 0.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Position { xmin, xmax, running } = &self.position;
         let mut bytes = vec![CURSOR_VERSION];
         bytes.extend(self.epoch.0.to_be_bytes());
-        let mut put = |mut number: u64| {
-            while number > 0x7f {
-                bytes.push(number as u8 | 0x80);
-                number >>= 7;
-            }
-            bytes.push(number as u8);
-        };
-        put(*xmin);
-        put(xmax - xmin);
-        let mut ascending = |numbers: &mut dyn ExactSizeIterator<Item = u64>, mut last: u64| {
-            put(numbers.len() as u64);
-            for number in numbers {
-                put(number - last);
-                last = number;
-            }
-        };
-        ascending(&mut running.iter().copied(), *xmin);
-        ascending(&mut self.told.iter().map(|id| id.unsigned_abs()), 0);
+        put_position(&mut bytes, &self.position);
+        put_ascending(&mut bytes, self.told.iter().map(|id| id.unsigned_abs()), 0);
+        put(&mut bytes, u64::from(self.pages.is_some()));
+        if let Some((position, id)) = self.pages.as_deref() {
+            put_position(&mut bytes, position);
+            put(&mut bytes, id.unsigned_abs());
+        }
+        put(&mut bytes, u64::from(self.sent.is_some()));
+        if let Some((socket, count)) = self.sent {
+            put(&mut bytes, socket);
+            put(&mut bytes, count);
+        }
         f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(bytes))
     }
 }
 
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let bits = u64::from(byte & 0x7f);
-        if bits.leading_zeros() < shift {
-            return None;
-        }
-        number |= bits << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
+fn put(bytes: &mut Vec<u8>, mut number: u64) {
+    while number > 0x7f {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
     }
-    None
+    bytes.push(number as u8);
+}
+
+fn put_ascending(bytes: &mut Vec<u8>, numbers: impl ExactSizeIterator<Item = u64>, mut last: u64) {
+    put(bytes, numbers.len() as u64);
+    for number in numbers {
+        put(bytes, number - last);
+        last = number;
+    }
+}
+
+/// xmin, xmax - xmin, how many run, each as the distance from the one before.
+fn put_position(bytes: &mut Vec<u8>, position: &Position) {
+    put(bytes, position.xmin);
+    put(bytes, position.xmax - position.xmin);
+    put_ascending(bytes, position.running.iter().copied(), position.xmin);
+}
+
+/// What is left to decode.
+struct Numbers<'a>(&'a [u8]);
+
+impl Numbers<'_> {
+    fn next(&mut self) -> Option<u64> {
+        let mut number = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            let bits = u64::from(byte & 0x7f);
+            if bits.leading_zeros() < shift {
+                return None;
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn ascending(&mut self, mut last: u64) -> Option<Vec<u64>> {
+        let count = self.next()?;
+        let mut numbers = Vec::new();
+        for _ in 0..count {
+            last = last.checked_add(self.next()?)?;
+            numbers.push(last);
+        }
+        Some(numbers)
+    }
+
+    fn position(&mut self) -> Option<Position> {
+        let xmin = self.next()?;
+        let xmax = xmin.checked_add(self.next()?)?;
+        Position::checked(xmin, xmax, self.ascending(xmin)?)
+    }
 }
 
 #[cfg(test)]
@@ -270,19 +306,31 @@ mod tests {
         assert_eq!(position("10:10:").without([]).to_string(), "10:10:");
     }
 
+    fn cursor(at: &str, told: Vec<i64>) -> Cursor {
+        Cursor { told, ..Cursor::new("00c0ffee00c0ffee".parse().unwrap(), position(at)) }
+    }
+
     #[test]
     fn a_cursor_comes_back_as_it_was() {
-        for (at, told) in
-            [("3:3:", vec![]), ("700:9999:700,701,5000", vec![1, 2, i64::MAX]), ("1:9223372036854775807:1", vec![0])]
-        {
-            let cursor = Cursor { epoch: "00c0ffee00c0ffee".parse().unwrap(), position: position(at), told };
+        let mut paged = cursor("9:10:9", vec![7]);
+        paged.pages = Some(Box::new((position("12:20:12,19"), 41)));
+        paged.sent = Some((u64::MAX, 3));
+        assert!(paged.sees(41, 15) && !paged.sees(42, 15) && !paged.sees(41, 19) && paged.sees(7, 19));
+        for cursor in [
+            cursor("3:3:", vec![]),
+            cursor("700:9999:700,701,5000", vec![1, 2, i64::MAX]),
+            cursor("1:9223372036854775807:1", vec![0]),
+            paged,
+        ] {
             assert_eq!(Cursor::decode(&cursor.to_string()), Some(cursor));
         }
     }
 
     #[test]
     fn what_is_no_cursor_is_none_and_never_panics() {
-        let good = Cursor { epoch: Epoch(7), position: position("10:20:10,15"), told: vec![4, 9] }.to_string();
+        let mut good = cursor("10:20:10,15", vec![4, 9]);
+        good.pages = Some(Box::new((position("12:20:12,19"), 41)));
+        let good = good.to_string();
         for end in 0..good.len() {
             assert_eq!(Cursor::decode(&good[..end]), None, "cut");
         }

@@ -49,6 +49,10 @@ struct Missing {
     /// Where the first page was read; the others are read there too.
     within: Option<Position>,
     after_id: i64,
+    /// The last id that was handed out.
+    handed: i64,
+    /// When `within` is told, what is visible here follows: `within` may be older than this socket.
+    then: Option<Position>,
     /// Sent on this socket before.
     told: HashSet<Identity>,
     /// Whether it was missed before this socket opened.
@@ -90,11 +94,6 @@ impl Intake {
         self.backlog.is_empty()
     }
 
-    /// The history of the database that this socket is told of.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
     /// Takes what waits in the mailbox, at most `room` frames, if nothing comes before it. Returns whether it had fallen behind.
     pub fn refill(&mut self, room: usize, receipts: &Receipts) -> bool {
         if !self.is_live() {
@@ -117,6 +116,8 @@ impl Intake {
                     after: Cursor::new(from.epoch, position),
                     within: None,
                     after_id: 0,
+                    handed: 0,
+                    then: None,
                     told: receipts.told(),
                     replayed: false,
                 }));
@@ -146,11 +147,17 @@ impl Intake {
     /// not see follows page by page. Returns the cursor to begin with.
     pub fn opened(&mut self, opened: Opened, after: Option<Cursor>) -> Cursor {
         if let (Resume::Ok, Some(after)) = (opened.resume, after) {
-            let begin = after.clone();
+            let begin = Cursor { sent: None, ..after.clone() };
+            let (within, after_id, then) = match after.pages.as_deref() {
+                Some((within, id)) => (within.clone(), *id, Some(opened.position)),
+                None => (opened.position, 0, None),
+            };
             self.state = State::Missing(Box::new(Missing {
-                after,
-                within: Some(opened.position),
-                after_id: 0,
+                after: Cursor { pages: None, ..after },
+                within: Some(within),
+                after_id,
+                handed: after_id,
+                then,
                 told: HashSet::new(),
                 replayed: true,
             }));
@@ -179,13 +186,22 @@ impl Intake {
         self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, missing.replayed))));
         match page.notifications.last() {
             Some(last) => (missing.after_id, missing.within) = (last.id, Some(page.within)),
-            None => (self.state, self.seen) = (State::Live, Some(page.within)),
+            None => match missing.then.take() {
+                Some(then) => {
+                    missing.after.position = page.within;
+                    (missing.within, missing.after_id, missing.handed) = (Some(then), 0, 0);
+                }
+                None => (self.state, self.seen) = (State::Live, Some(page.within)),
+            },
         }
     }
 
     /// The next frame to write.
     pub fn next(&mut self) -> Option<Outgoing> {
         let next = self.backlog.pop_front();
+        if let (State::Missing(missing), Some(Outgoing::Mail(mail))) = (&mut self.state, &next) {
+            missing.handed = mail.id;
+        }
         if self.backlog.is_empty() {
             // An idle socket holds no buffer.
             self.backlog = VecDeque::new();
@@ -200,11 +216,13 @@ impl Intake {
         if taken.epoch != self.epoch {
             return None;
         }
-        let (position, told) = match &self.state {
+        let position = match &self.state {
             State::Opening => return None,
-            State::Missing(missing) if missing.after.epoch != self.epoch => return None,
-            State::Missing(missing) => (&missing.after.position, missing.after.told.as_slice()),
-            State::Live => (self.seen.as_ref().map_or(&taken.position, |seen| seen.newer(&taken.position)), &[][..]),
+            State::Missing(missing) => {
+                let pages = missing.within.clone().map(|within| Box::new((within, missing.handed)));
+                return Some(Cursor { pages, ..missing.after.clone() }).filter(|cursor| cursor.epoch == self.epoch);
+            }
+            State::Live => self.seen.as_ref().map_or(&taken.position, |seen| seen.newer(&taken.position)),
         };
         let queued = self.backlog.iter().filter_map(|outgoing| match outgoing {
             Outgoing::Mail(mail) => Some(mail.xid),
@@ -212,6 +230,6 @@ impl Intake {
         });
         // Mail that waits and that `seen` sees was told by the catch-up, and is told again to whoever goes on from here: by id it is
         // known.
-        Some(Cursor { epoch: self.epoch, position: position.without(queued.chain(waiting)), told: told.to_vec() })
+        Some(Cursor::new(self.epoch, position.without(queued.chain(waiting))))
     }
 }

@@ -34,6 +34,8 @@ pub struct Receipts {
     sent: VecDeque<Sent>,
     noted: usize,
     unconfirmed: usize,
+    /// How many were ever sent.
+    count: u64,
     last_ping: u32,
     last_pong: u32,
 }
@@ -52,7 +54,7 @@ pub type Identity = (i64, i64);
 impl Receipts {
     /// Nothing is sent.
     pub fn new(by_pong: bool) -> Self {
-        Self { by_pong, sent: VecDeque::new(), noted: 0, unconfirmed: 0, last_ping: 0, last_pong: 0 }
+        Self { by_pong, sent: VecDeque::new(), noted: 0, unconfirmed: 0, count: 0, last_ping: 0, last_pong: 0 }
     }
 
     /// How many frames may be written now.
@@ -79,6 +81,12 @@ impl Receipts {
     pub fn sent(&mut self, what: What) {
         self.sent.push_back(Sent { what, ping: self.last_ping + 1, counts: None });
         self.unconfirmed += 1;
+        self.count += 1;
+    }
+
+    /// How many frames were ever sent.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// The payload of the next ping.
@@ -96,24 +104,24 @@ impl Receipts {
         }
         self.last_pong = number;
         if self.by_pong {
-            self.confirm(now + SETTLE, |sent| sent.ping <= number);
+            self.confirm(now + SETTLE, |_, sent| sent.ping <= number);
         }
         true
     }
 
-    /// The client has dealt with all that its cursor sees; returns whether that was news.
-    pub fn ack(&mut self, cursor: &Cursor, now: Instant) -> bool {
-        let before = self.unconfirmed;
-        self.confirm(now, |sent| match &sent.what {
-            What::Notification(row, xid) => cursor.sees(row.id, *xid),
-            What::Summary(_) => true,
-        });
+    /// The client has dealt with the first `count` frames of this socket; returns whether that was news.
+    pub fn ack(&mut self, count: u64, now: Instant) -> bool {
+        let (before, first) = (self.unconfirmed, self.count - self.sent.len() as u64);
+        self.confirm(now, |nth, _| first + (nth as u64) < count);
         self.unconfirmed < before
     }
 
-    fn confirm(&mut self, counts: Instant, is_covered: impl Fn(&Sent) -> bool) {
+    fn confirm(&mut self, counts: Instant, is_covered: impl Fn(usize, &Sent) -> bool) {
         let confirmed = self.sent.len() - self.unconfirmed;
-        for sent in self.sent.range_mut(confirmed..).take_while(|sent| is_covered(sent)) {
+        for (nth, sent) in self.sent.iter_mut().enumerate().skip(confirmed) {
+            if !is_covered(nth, sent) {
+                break;
+            }
             sent.counts = Some(counts);
             self.unconfirmed -= 1;
         }
@@ -163,9 +171,9 @@ impl Receipts {
         (told.len() <= MAX_UNCONFIRMED).then_some((position, told))
     }
 
-    /// The ids that were sent and that the position does not see.
-    pub fn sent_beside(&self, position: &Position) -> Vec<i64> {
-        self.rows(..).filter(|(_, xid)| !position.sees(*xid)).map(|(row, _)| row.id).collect()
+    /// The ids that were sent and that the cursor does not see.
+    pub fn sent_beside(&self, cursor: &Cursor) -> Vec<i64> {
+        self.rows(..).filter(|(row, xid)| !cursor.sees(row.id, *xid)).map(|(row, _)| row.id).collect()
     }
 
     fn rows(&self, range: impl std::ops::RangeBounds<usize>) -> impl Iterator<Item = (&Delivered, u64)> {
@@ -256,13 +264,15 @@ mod tests {
         let ping = receipts.ping();
         assert!(receipts.pong(&ping, now), "a sign of life");
         assert!(settled(&mut receipts, now + 2 * SETTLE).is_empty());
-        let mut cursor = Cursor::new(Default::default(), "5:5:".parse().unwrap());
-        assert!(!receipts.ack(&cursor, now));
-        cursor.told = vec![5];
-        assert!(receipts.ack(&cursor, now));
+        assert!(!receipts.ack(0, now));
+        assert!(receipts.ack(1, now));
         assert_eq!(settled(&mut receipts, now), [5]);
-        assert!(receipts.ack(&Cursor::new(Default::default(), "8:8:".parse().unwrap()), now));
+        receipts.forget(|_| true);
+        receipts.sent(row(8));
+        assert!(!receipts.ack(1, now), "known");
+        assert!(receipts.ack(3, now));
         assert_eq!(settled(&mut receipts, now), [6, 7]);
+        assert!(receipts.ack(u64::MAX, now), "more than was sent is all that was sent");
     }
 
     #[test]
@@ -276,6 +286,6 @@ mod tests {
         receipts.settle(now + SETTLE, |_| {});
         let (position, told) = receipts.noted(&"8:8:".parse().unwrap()).unwrap();
         assert_eq!((position.to_string().as_str(), told), ("6:8:6", vec![9]));
-        assert_eq!(receipts.sent_beside(&"8:8:".parse().unwrap()), [9]);
+        assert_eq!(receipts.sent_beside(&Cursor::new(Default::default(), "8:8:".parse().unwrap())), [9]);
     }
 }

@@ -1,4 +1,4 @@
-//! A user's socket: the plain client of a frontend.
+//! A user's socket: the plain client of a frontend, or one that keeps cursors.
 
 use std::net::SocketAddr;
 
@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::Response;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::{Database, LIMIT};
@@ -15,6 +16,8 @@ use super::{Database, LIMIT};
 pub struct Socket {
     pub user: String,
     pub hello: Value,
+    /// The answer to the upgrade.
+    pub answer: Response<Option<Vec<u8>>>,
     pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
@@ -36,9 +39,45 @@ impl Socket {
 
     /// Connects and reads nothing yet.
     pub async fn connect(address: SocketAddr, user: &str) -> Self {
-        let url = format!("ws://{address}/ws/notifications/{user}/");
-        let (stream, _) = connect_async(url.into_client_request().unwrap()).await.expect("connecting a socket");
-        Self { user: user.to_owned(), hello: Value::Null, stream }
+        Self::connect_with(address, user, "", &[]).await
+    }
+
+    /// Connects with a query and headers, and takes the hello.
+    pub async fn open_with(address: SocketAddr, user: &str, query: &str, headers: &[(&'static str, &str)]) -> Self {
+        let mut socket = Self::connect_with(address, user, query, headers).await;
+        socket.hello = socket.frame().await;
+        assert_eq!(socket.hello["connected"], true, "{}", socket.hello);
+        socket
+    }
+
+    /// A device that keeps the cookie it was given, if it was given one.
+    pub async fn open_device(address: SocketAddr, user: &str, cookie: Option<&str>) -> Self {
+        let headers: Vec<_> = cookie.map(|cookie| ("cookie", cookie)).into_iter().collect();
+        Self::open_with(address, user, "", &headers).await
+    }
+
+    /// A client that keeps cursors.
+    pub async fn open_at(address: SocketAddr, user: &str, cursor: Option<&str>) -> Self {
+        let query = cursor.map(|cursor| format!("?after={cursor}")).unwrap_or_default();
+        let socket = Self::open_with(address, user, &query, &[("sec-websocket-protocol", "notifier.v1")]).await;
+        assert_eq!(socket.answer.headers()["sec-websocket-protocol"], "notifier.v1");
+        socket
+    }
+
+    async fn connect_with(address: SocketAddr, user: &str, query: &str, headers: &[(&'static str, &str)]) -> Self {
+        let url = format!("ws://{address}/ws/notifications/{user}/{query}");
+        let mut request = url.into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let (stream, answer) = connect_async(request).await.expect("connecting a socket");
+        Self { user: user.to_owned(), hello: Value::Null, answer, stream }
+    }
+
+    /// The cookie it was given, as it is to be sent back.
+    pub fn cookie(&self) -> String {
+        let cookie = self.answer.headers()["set-cookie"].to_str().unwrap();
+        cookie.split(';').next().unwrap().to_owned()
     }
 
     /// The next frame. Answers pings on the way, as every client does.
