@@ -7,6 +7,7 @@ mod command;
 mod cursors;
 mod definitions;
 mod devices;
+mod epochs;
 mod events;
 mod harmless;
 mod http;

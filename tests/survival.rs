@@ -211,6 +211,30 @@ async fn a_socket_that_never_answers_a_ping_is_closed() {
     );
 }
 
+/// Where something between swallows pings or pongs, a client is told the same three times and not every few seconds for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_answers_is_told_the_same_three_times_and_no_more() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let cookie = "notifier_device=0123456789abcdef0123456789abcdef";
+    database.run("select notifier.send('8', 'info', 'unanswered')").await;
+    for round in 1..=4 {
+        let mut socket = Socket::open_device(service.address, "8", Some(cookie)).await;
+        if round <= 3 {
+            assert_eq!(socket.frame().await["message"], "unanswered");
+            // From below the protocol, where no ping is answered.
+            let tokio_tungstenite::MaybeTlsStream::Plain(stream) = socket.stream.get_mut() else { panic!("not plain") };
+            let mut bytes = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(stream, &mut bytes).await.unwrap();
+        } else {
+            // What is new still comes.
+            socket.nothing_but_a_marker(&database).await;
+        }
+    }
+    assert_eq!(service.metric("notifier_unanswering_total").await, 1);
+    assert_eq!(service.metric("notifier_stuck_sockets_total").await, 3);
+}
+
 /// A connection of the service to its database that takes a question and never answers is given up, and the question asked again.
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_that_hang_hold_up_nothing_for_long() {

@@ -1,0 +1,135 @@
+//! Another history of the database: restarts, restores, and names that change.
+
+use crate::support::{Database, Service, Socket, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_gets_another_name_is_followed_and_the_old_one_is_nobodys() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    let name = "select value from notifier.setting where name = 'channel'";
+    let old: String = database.one(name).await;
+    database.run("select notifier.rotate_channel()").await;
+    let new: String = database.one(name).await;
+    assert_ne!(old, new);
+    let malformed = async || service.metric("notifier_malformed_payloads_total").await;
+    eventually("the new name is listened to", async || {
+        database.run(&format!("notify {new}, 'nonsense'")).await;
+        malformed().await > 0
+    })
+    .await;
+    // What is sent on the old channel would arrive before what is sent on the new one after it.
+    database.run(&format!("notify {new}, 'counted'")).await;
+    let before = malformed().await;
+    database.run(&format!("notify {old}, 'unheard'; notify {new}, 'heard'")).await;
+    eventually("the last one is heard", async || malformed().await > before).await;
+    socket.nothing_but_a_marker(&database).await;
+    assert_eq!(service.metric("notifier_listener_connects_total").await, 1, "on the same connection");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_epoch_reaches_open_sockets_and_loses_and_doubles_nothing() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut plain = Socket::open(service.address, "8").await;
+    let mut keeper = Socket::open_at(service.address, "8", None).await;
+    database.run("select notifier.send('8', 'info', 'before')").await;
+    assert_eq!(plain.frame().await["message"], "before");
+    database.run("select notifier.new_epoch()").await;
+    database.run("select notifier.send('8', 'info', 'after')").await;
+    assert_eq!(plain.frame().await["message"], "after");
+    let epoch = "select token from notifier.epoch order by number desc limit 1";
+    let mut messages = Vec::new();
+    let cursor = loop {
+        let frame = keeper.frame().await;
+        messages.extend(frame["message"].as_str().map(str::to_owned));
+        if frame["op"] == "beat" && frame["epoch"] == database.one::<String>(epoch).await {
+            break frame["cursor"].as_str().unwrap().to_owned();
+        }
+    };
+    assert_eq!(messages, ["before", "after"]);
+    plain.nothing_but_a_marker(&database).await;
+    let stale = Socket::open_at(service.address, "8", keeper.hello["cursor"].as_str()).await;
+    assert_eq!(stale.hello["resume"], "gap");
+    let fresh = Socket::open_at(service.address, "8", Some(&cursor)).await;
+    assert_eq!(fresh.hello["resume"], "ok");
+    assert_eq!(
+        database.one::<i64>("select count(*) from notifier.epoch where reason like 'new_epoch() by %'").await,
+        1
+    );
+}
+
+/// Rows of another cluster name transactions that this one has not reached: they must not be taken for new ones, now or later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_database_goes_on_and_tells_no_old_row_again() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    let superuser = database.superuser().await;
+    // As a dump and its restore into a younger cluster leave it.
+    superuser
+        .batch_execute(
+            "insert into notifier.notification (slot, xid, user_id, event, level, message, data, created_at)
+             select notifier.slot(now()), (pg_current_xact_id()::text::bigint + 5000000)::text::xid8, '8', 'e', 'info', 'old ' || n, '{}', now()
+             from generate_series(1, 5) n;
+             update notifier.epoch set system_identifier = 1;
+             update notifier.progress set position = '5000000000:5000000000:';
+             update notifier.timer set barrier = '5000000000';
+             select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+               and application_name = 'parkmate-notifier'",
+        )
+        .await
+        .unwrap();
+    database.run("select notifier.send('8', 'info', 'new')").await;
+    assert_eq!(socket.frame().await["message"], "new");
+    socket.nothing_but_a_marker(&database).await;
+    let reason: String = database.one("select reason from notifier.epoch order by number desc limit 1").await;
+    assert_eq!(reason, "restored into another database");
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where xid = '3'").await, 5);
+    // What no device had confirmed is still told to the next.
+    let mut next = Socket::open(service.address, "8").await;
+    let mut messages = Vec::new();
+    while messages.len() < 5 {
+        messages.push(next.frame().await["message"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(messages, ["old 1", "old 2", "old 3", "old 4", "old 5"]);
+}
+
+/// An instance that was away while several epochs began goes on from the oldest of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_epoch_is_skipped_by_an_instance_that_was_away() {
+    let database = Database::new().await;
+    let known: String = database.one("select epoch from notifier.identify('')").await;
+    for position in ["700:700:", "800:800:"] {
+        database
+            .run(&format!("update notifier.progress set position = '{position}'; select notifier.new_epoch()"))
+            .await;
+    }
+    let same =
+        async |known: &str| database.one::<String>(&format!("select position from notifier.identify('{known}')")).await;
+    assert_eq!(same(&known).await, "700:700:");
+    let newest: String = database.one("select token from notifier.epoch order by number desc limit 1").await;
+    assert_eq!((same(&newest).await.as_str(), same("unknown").await.as_str()), ("800:800:", "800:800:"));
+    // Noted in one epoch, nothing holds in the next; and nothing moves back.
+    let noted = "select position::text from notifier.progress";
+    database.run(&format!("select notifier.note_position('{known}', '900:900:')")).await;
+    assert_eq!(database.one::<String>(noted).await, "800:800:");
+    database.run(&format!("select notifier.note_position('{newest}', '900:900:')")).await;
+    database.run(&format!("select notifier.note_position('{newest}', '850:850:')")).await;
+    assert_eq!(database.one::<String>(noted).await, "900:900:");
+}
+
+/// An id that came back as another row's is not confirmed by a pong for the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmation_is_of_a_row_and_not_of_its_id() {
+    let database = Database::new().await;
+    database.run("select notifier.send('8', 'info', 'hello')").await;
+    let confirm = async |off: i64| {
+        let sql = format!(
+            "select c.confirmed from notifier.notification n, lateral notifier.confirm(array[n.id], array[n.slot],
+             array[(extract(epoch from n.created_at) * 1000000)::bigint + {off}]) c"
+        );
+        database.one::<i64>(&sql).await
+    };
+    assert_eq!((confirm(1).await, confirm(0).await, confirm(0).await), (0, 1, 0));
+}
