@@ -1,7 +1,7 @@
 # What a person can do here; `make help` lists it.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-rust test-browser lint schema screenshot prerequisites
+.PHONY: help run test test-rust test-conformance test-browser lint schema screenshot prerequisites
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -10,10 +10,10 @@ run: ## the demo: a throw-away Postgres, the parking application, and a page to 
 	@scripts/prerequisites postgres
 	cargo run --locked -- demo
 
-test: prerequisites lint test-rust test-browser ## everything, on a clean machine too
+test: prerequisites lint test-rust test-conformance test-browser ## everything, on a clean machine too
 
 prerequisites: ## install what the tests need, where apt and root allow it
-	@scripts/prerequisites postgres node npm
+	@scripts/prerequisites postgres node npm python3
 	@scripts/prerequisites chromium pgbouncer || true
 
 lint: ## formatting, clippy and rustdoc without a warning
@@ -23,6 +23,11 @@ lint: ## formatting, clippy and rustdoc without a warning
 
 test-rust: ## unit tests, and tests on a real Postgres and real sockets
 	cargo test --locked
+
+test-conformance: ## the Autobahn cases of RFC 6455 against the code of every socket
+	@scripts/prerequisites python3
+	test -x target/autobahn/bin/kosoku || { python3 -m venv target/autobahn && target/autobahn/bin/pip install -q kosoku==0.1.0; }
+	AUTOBAHN_DRIVER=$(CURDIR)/target/autobahn/bin/kosoku cargo test --locked conformance
 
 test-browser: ## the demo page in a headless Chromium
 	cargo build --locked

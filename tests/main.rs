@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod command;
+mod conformance;
 mod cursors;
 mod definitions;
 mod devices;
