@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::metrics::Metrics;
 use crate::protocol::{ReadBy, Told};
 use crate::registry::Registry;
 use crate::store::{Gap, Opened, Opening, Page, Store};
@@ -25,6 +26,7 @@ const MAX_MIRRORS: usize = 100_000;
 /// What catch-ups ask, and who waits for each answer.
 pub struct CatchUp {
     registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
     window: Duration,
     limit: i32,
     waiting: Mutex<Waiting>,
@@ -44,8 +46,8 @@ type Answering<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 impl CatchUp {
     /// Opening sockets are told of the last `window`, the newest `limit`.
-    pub fn new(registry: Arc<Registry>, window: Duration, limit: i32) -> Self {
-        Self { registry, window, limit, waiting: Mutex::default(), arrived: Notify::new() }
+    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, window: Duration, limit: i32) -> Self {
+        Self { registry, metrics, window, limit, waiting: Mutex::default(), arrived: Notify::new() }
     }
 
     /// What a socket that opens is told first. Waits as long as the database does not answer. Dropped, the question is not asked
@@ -113,13 +115,38 @@ impl CatchUp {
     fn batch<'a>(&'a self, store: &'a Store) -> Option<Answering<'a>> {
         let waiting = &mut *self.lock();
         if let Some(batch) = take(&mut waiting.openings) {
-            return Some(Box::pin(answer(batch, |openings| store.opened(openings, self.window, self.limit))));
+            return Some(Box::pin(self.answer(batch, |openings| store.opened(openings, self.window, self.limit))));
         }
         if let Some(batch) = take(&mut waiting.gaps) {
-            return Some(Box::pin(answer(batch, |gaps| store.missed(gaps))));
+            return Some(Box::pin(self.answer(batch, |gaps| store.missed(gaps))));
         }
         let mirrors = take_some(&mut waiting.mirrors)?;
         Some(Box::pin(self.tell_of(mirrors, store)))
+    }
+
+    /// Asks for all of a batch until the database answers: the sockets stay open meanwhile.
+    async fn answer<Q, A, F>(&self, mut batch: Asked<Q, A>, question: impl Fn(Vec<Q>) -> F)
+    where
+        Q: Clone,
+        F: Future<Output = anyhow::Result<Vec<A>>>,
+    {
+        while !batch.is_empty() {
+            self.metrics.catch_up_reads.inc();
+            match question(batch.iter().map(|(question, _)| question.clone()).collect()).await {
+                Ok(answers) => {
+                    self.metrics.catch_ups.inc_by(answers.len() as u64);
+                    for ((_, socket), answer) in batch.into_iter().zip(answers) {
+                        let _ = socket.send(answer);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), sockets = batch.len(), "catch-up failed, asking again")
+                }
+            }
+            sleep(Duration::from_millis(500 + fastrand::u64(..1000))).await;
+            batch.retain(|(_, answer)| !answer.is_closed());
+        }
     }
 
     /// Those with a socket here are told; of others nothing is asked.
@@ -162,25 +189,4 @@ fn take_some<T>(waiting: &mut Vec<T>) -> Option<Vec<T>> {
     }
     let rest = waiting.split_off(waiting.len().min(BATCH));
     Some(mem::replace(waiting, rest))
-}
-
-/// Asks for all of a batch until the database answers: the sockets stay open meanwhile.
-async fn answer<Q, A, F>(mut batch: Asked<Q, A>, question: impl Fn(Vec<Q>) -> F)
-where
-    Q: Clone,
-    F: Future<Output = anyhow::Result<Vec<A>>>,
-{
-    while !batch.is_empty() {
-        match question(batch.iter().map(|(question, _)| question.clone()).collect()).await {
-            Ok(answers) => {
-                for ((_, socket), answer) in batch.into_iter().zip(answers) {
-                    let _ = socket.send(answer);
-                }
-                return;
-            }
-            Err(error) => warn!(error = format!("{error:#}"), sockets = batch.len(), "catch-up failed, asking again"),
-        }
-        sleep(Duration::from_millis(500 + fastrand::u64(..1000))).await;
-        batch.retain(|(_, answer)| !answer.is_closed());
-    }
 }

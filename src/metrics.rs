@@ -21,6 +21,10 @@ pub struct Metrics {
     pub published: Counter,
     /// Times a mailbox was full and the session read on from the table.
     pub lags: Counter,
+    /// Catch-ups of sockets, one for each opening and each page.
+    pub catch_ups: Counter,
+    /// Questions to the database that answered them, many in one.
+    pub catch_up_reads: Counter,
     /// Times the listener connected.
     pub listener_connects: Counter,
     /// Whether this instance is the relay.
@@ -46,6 +50,8 @@ impl Metrics {
         );
         r.register("published", "Notifications published on this instance", new.published.clone());
         r.register("lags", "Times a mailbox was full and the session read on from the table", new.lags.clone());
+        r.register("catch_ups", "Catch-ups of sockets: openings and pages", new.catch_ups.clone());
+        r.register("catch_up_reads", "Questions to the database that answered catch-ups", new.catch_up_reads.clone());
         r.register("listener_connects", "Times the listener connected", new.listener_connects.clone());
         r.register("relay", "1 on the instance that holds the bell", new.relay.clone());
         r.register("stuck_sockets", "Sockets closed because they took or answered nothing", new.stuck_sockets.clone());

@@ -54,7 +54,7 @@ pub async fn run(
 
     let metrics = Arc::new(Metrics::new());
     let confirmations = Arc::new(Confirmations::new());
-    let catch_up = Arc::new(CatchUp::new(registry.clone(), config.replay_window, config.replay_limit));
+    let catch_up = Arc::new(CatchUp::new(registry.clone(), metrics.clone(), config.replay_window, config.replay_limit));
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
     let alarm = Alarm::new();
     let (parts, sockets) = (TaskTracker::new(), TaskTracker::new());

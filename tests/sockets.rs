@@ -222,3 +222,27 @@ async fn bytes_that_are_no_web_socket_frames_close_with_their_code() {
     }
     eventually("their sessions ended", || async { service.metric("notifier_sockets").await == 0 }).await;
 }
+
+/// However many sockets come back at once, they ask the database in a few questions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_comes_back_asks_in_a_few_questions() {
+    const CROWD: u64 = 400;
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    database.run("select notifier.send(n::text, 'info', 'missed ' || n) from generate_series(1000, 1399) n").await;
+    let holder = database.superuser().await;
+    holder.batch_execute("begin; lock table notifier.device in access exclusive mode").await.unwrap();
+    let mut crowd = Vec::new();
+    for n in 0..CROWD {
+        crowd.push(Socket::connect(service.address, &(1000 + n).to_string()).await);
+    }
+    eventually("the whole crowd is there", async || service.metric("notifier_sockets").await == CROWD).await;
+    holder.batch_execute("rollback").await.unwrap();
+    for socket in &mut crowd {
+        assert_eq!(socket.frame().await["user"], socket.user);
+        assert_eq!(socket.frame().await["message"], format!("missed {}", socket.user));
+    }
+    assert_eq!(service.metric("notifier_catch_ups_total").await, CROWD);
+    let reads = service.metric("notifier_catch_up_reads_total").await;
+    assert!(reads <= 20, "{reads} questions");
+}
