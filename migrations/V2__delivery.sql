@@ -33,6 +33,9 @@ create table notifier.progress (
   position pg_snapshot not null default pg_current_snapshot(),  -- all that is visible in it is as durable as this row
   noted_at timestamptz not null default clock_timestamp(),
   swept_at timestamptz not null default '-infinity',            -- when expired notifications were last looked for
+  -- What was visible at swept_at. A prepared transaction, or one that was long open, commits rows that were created long ago and
+  -- that nobody has read yet: only what was visible when the sweep before ended may go.
+  swept_position pg_snapshot not null default pg_current_snapshot(),
   pruned   xid8        not null default '0'                     -- no transaction after it has lost a row to that
 );
 

@@ -58,6 +58,9 @@ pub struct ServeConfig {
     /// How many of those at most; the rest is told as a number.
     #[arg(long, env = "NOTIFIER_REPLAY_LIMIT", default_value_t = 20, value_parser = clap::value_parser!(i32).range(0..=200))]
     pub replay_limit: i32,
+    /// How long a notification stays in the database, and up to a day more: 1h to 14d.
+    #[arg(long, env = "NOTIFIER_RETENTION", default_value = "7d", value_parser = parse_retention)]
+    pub retention: Duration,
     /// How many connections catch-ups of sockets may take at most. Six more are for LISTEN, leading, reading and timers.
     #[arg(long, env = "NOTIFIER_POOL_SIZE", default_value_t = 8, value_parser = parse_pool_size)]
     pub pool_size: usize,
@@ -75,8 +78,14 @@ impl ServeConfig {
     /// Refuses what clap cannot see: settings that must not come together.
     ///
     /// # Errors
-    /// `--auth none` on an address that others reach.
+    /// `--auth none` on an address that others reach; a replay window that reaches beyond the retention.
     pub fn check(&self) -> Result<()> {
+        ensure!(
+            self.retention >= self.replay_window,
+            "--retention {} is shorter than --replay-window {}: what an opening socket is to be told would be gone",
+            humantime::format_duration(self.retention),
+            humantime::format_duration(self.replay_window)
+        );
         refuse_open_door(self.auth, self.listen)
     }
 }
@@ -98,6 +107,16 @@ fn refuse_open_door(auth: AuthMode, listen: SocketAddr) -> Result<()> {
         listen.ip()
     );
     Ok(())
+}
+
+/// The ring of `notifier.notification` has 16 daily leaves, and `notifier.sweep` wants one to spare on either side.
+fn parse_retention(text: &str) -> Result<Duration, String> {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    match humantime::parse_duration(text) {
+        Ok(retention) if (HOUR..=14 * 24 * HOUR).contains(&retention) => Ok(retention),
+        Ok(_) => Err("1h to 14d".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn parse_pool_size(text: &str) -> Result<usize, String> {

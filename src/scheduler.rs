@@ -36,8 +36,8 @@ impl Alarm {
     }
 }
 
-/// Does the service's work until `stop`.
-pub async fn run(store: Store, alarm: Alarm, stop: CancellationToken) {
+/// Does the service's work until `stop`. A notification stays for `retention`.
+pub async fn run(store: Store, retention: Duration, alarm: Alarm, stop: CancellationToken) {
     let mut set = alarm.0.subscribe();
     loop {
         let at = *set.borrow_and_update();
@@ -48,7 +48,7 @@ pub async fn run(store: Store, alarm: Alarm, stop: CancellationToken) {
         }
         // Cleared before the work is done: what is set meanwhile stays set.
         alarm.0.send_replace(None);
-        match store.work().await {
+        match store.work(retention).await {
             Ok(Some(next)) => alarm.earlier(next),
             Ok(None) => {}
             Err(error) => {

@@ -75,7 +75,7 @@ pub async fn run(
     parts.spawn(
         Relay { store: store.clone(), readiness: readiness.clone(), metrics: metrics.clone() }.run(stop_parts.clone()),
     );
-    parts.spawn(scheduler::run(store.clone(), alarm, stop_parts.clone()));
+    parts.spawn(scheduler::run(store.clone(), config.retention, alarm, stop_parts.clone()));
     parts.spawn(catch_up.clone().run(catch_up_store, config.pool_size, stop_parts.clone()));
     parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));
 

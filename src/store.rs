@@ -245,12 +245,14 @@ impl Store {
         Ok(())
     }
 
-    /// Does a piece of what the service owes (timers that are due above all). Returns how long until there is more.
+    /// Does a piece of what the service owes (timers that are due above all), and lets go of notifications older than
+    /// `retention`. Returns how long until there is more.
     ///
     /// # Errors
     /// The database cannot be asked or undid the piece; it is still owed then.
-    pub async fn work(&self) -> Result<Option<Duration>> {
-        Ok(self.one("select notifier.work()", &[]).await?.try_get::<_, Option<f64>>(0)?.map(seconds))
+    pub async fn work(&self, retention: Duration) -> Result<Option<Duration>> {
+        let sql = "select notifier.work(make_interval(secs => $1))";
+        Ok(self.one(sql, &[&retention.as_secs_f64()]).await?.try_get::<_, Option<f64>>(0)?.map(seconds))
     }
 
     /// Sends a beat on the channel. `from` is a word. In the simple protocol, which a pooler lets through.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::support::socket::Ending;
 use crate::support::{Database, LIMIT, Socket, database, eventually};
 
-fn binary() -> Command {
+pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parkmate-notifier"));
     command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["DATABASE_URL", "LISTEN", "AUTH", "LOG"] {
@@ -27,7 +27,7 @@ async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 /// A running `serve`, its address, and its log.
-async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<BufReader<ChildStderr>>) {
+pub async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<BufReader<ChildStderr>>) {
     let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let address = timeout(LIMIT, async {
@@ -71,6 +71,16 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
         (serve("postgresql://u:geheim@127.0.0.1:1/x?sslmode=require", here, "none"), 1, "speaks no TLS to Postgres"),
         (serve(&migrated.url(), "0.0.0.0:0", "none"), 1, "--auth none lets anyone read anyone"),
         (serve(&migrated.url(), "[::]:0", "none"), 1, "listen on 127.0.0.1"),
+        (
+            [serve(&migrated.url(), here, "none"), vec!["--retention".to_owned(), "23h".to_owned()]].concat(),
+            1,
+            "--retention 23h is shorter than --replay-window 1day",
+        ),
+        (
+            [serve(&migrated.url(), here, "none"), vec!["--retention".to_owned(), "15d".to_owned()]].concat(),
+            2,
+            "1h to 14d",
+        ),
         (serve(&migrated.url(), here, "trust"), 2, "invalid value 'trust' for '--auth <AUTH>'"),
         (["serve", "--database-url", &migrated.url(), "--listen", here].map(str::to_owned).to_vec(), 2, "--auth"),
         (serve(&migrated.url(), "127.0.0.1", "none"), 2, "invalid socket address"),

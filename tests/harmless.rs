@@ -250,6 +250,7 @@ async fn an_application_without_rights_learns_nothing() {
         "select value from notifier.setting",
         "select notifier.send('8', 'info', 'x')",
         "select notifier.work()",
+        "select notifier.sweep()",
         "select * from notifier.stream('1:1:')",
         "select notifier.drop_event('booking.created')",
         "select notifier.announce(array['x'])",

@@ -13,6 +13,7 @@ mod events;
 mod harmless;
 mod http;
 mod migrations;
+mod retention;
 mod sockets;
 mod support;
 mod survival;

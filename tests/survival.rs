@@ -349,7 +349,7 @@ async fn notify_carries_the_whole_notification_or_a_reference_and_only_when_aske
 }
 
 /// What arrives on the secret channel, as its owner may hear it.
-async fn listen(database: &Database) -> (tokio_postgres::Client, tokio::sync::mpsc::UnboundedReceiver<String>) {
+pub async fn listen(database: &Database) -> (tokio_postgres::Client, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let (client, mut connection) = tokio_postgres::connect(&database.url(), tokio_postgres::NoTls).await.unwrap();
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {

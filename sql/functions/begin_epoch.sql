@@ -27,7 +27,7 @@ begin
     -- written here and not touched since has the transaction that it names.
     update notifier.notification n set xid = '3'
     where (n.xid::text::numeric % 4294967296)::text <> n.xmin::text and n.xid <> '3';
-    update notifier.progress set position = '4:4:', noted_at = clock_timestamp(), pruned = '0';
+    update notifier.progress set position = '4:4:', swept_position = '4:4:', noted_at = clock_timestamp(), pruned = '0';
     update notifier.epoch set position = '4:4:' where number = _number;
     update notifier.timer set barrier = null where barrier is not null;
     update notifier.backfill set barrier = null, pass = least(pass, 2), after_key = null where barrier is not null;

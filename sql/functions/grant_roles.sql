@@ -16,6 +16,7 @@ begin
       notifier.define_event(text, regclass, text, text, text, text),
       notifier.define_timer(text, regclass, text, text, text, text, text),
       notifier.drop_event(text),
+      notifier.sweep(interval),
       notifier.new_epoch(),
       notifier.rotate_channel()
       to notifier_admin;
@@ -36,7 +37,7 @@ begin
       notifier.confirm(bigint[], smallint[], bigint[]),
       notifier.summarize(text, text, pg_snapshot, bigint),
       notifier.remember(text[], text[], text[], text[], text[]),
-      notifier.work(),
+      notifier.work(interval),
       notifier.lead(),
       notifier.beat(text),
       notifier.unread(text[])

@@ -1,11 +1,10 @@
 -- notifier.next_work: when the service has something to do next.
---   returns   seconds from now, 0 when something waits already, null when nothing is foreseen
+--   returns   seconds from now, 0 when something waits already; at most 10 minutes, then expired rows are looked for
 -- Used by: notifier.work, notifier.stream.
 create or replace function notifier.next_work() returns double precision
 language sql stable
 return (
-  -- (greatest alone would make 0 of null.)
-  select case when min(w.at) is not null then greatest(0, extract(epoch from min(w.at) - clock_timestamp())) end
+  select greatest(0, extract(epoch from min(w.at) - clock_timestamp()))
   from (
     select (select t.due_at from notifier.timer t where t.event = d.name order by t.due_at limit 1)
     from notifier.definition d where d.kind = 'timer'
@@ -16,5 +15,7 @@ return (
     union all
     select greatest(b.not_before, clock_timestamp()) from notifier.backfill b
     where b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier
+    union all
+    select greatest(p.swept_at, 'epoch') + interval '10 minutes' from notifier.progress p
   ) w(at)
 );

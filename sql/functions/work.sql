@@ -1,8 +1,10 @@
 -- notifier.work: do a bounded piece of what the service owes: rows that spilled, timers whose time has come, notifications
--- sent for now, rows to arm. Any number of instances may call it at once: each takes what no other holds.
---   returns   seconds until there is more to do: 0 at once, null when nothing is foreseen
+-- sent for now, rows to arm, and when there is none of these, what has expired. Any number of instances may call it at once: each
+-- takes what no other holds.
+--   _retention   how long a notification stays
+--   returns      seconds until there is more to do: 0 at once
 -- Used by: the scheduler (src/scheduler.rs), in a transaction of its own.
-create or replace function notifier.work() returns double precision
+create or replace function notifier.work(_retention interval default '7 days') returns double precision
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -89,6 +91,16 @@ begin
       end if;
     end;
     return 0;
+  end if;
+
+  if exists (select from notifier.progress p where p.swept_at <= _now - interval '10 minutes') then
+    begin
+      perform notifier.sweep(work._retention);
+    exception when others or assert_failure or query_canceled then
+      -- It holds up nothing: somebody reads of it, and it is tried again with the next one.
+      perform notifier.keep_fault('notifier.sweep', sqlstate, sqlerrm);
+      update notifier.progress set swept_at = _now;
+    end;
   end if;
 
   -- What is due and was not found is in another instance's hands now: not ours to wait for, but to look at again.

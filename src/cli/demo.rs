@@ -40,6 +40,7 @@ pub(super) async fn run(config: DemoConfig, stop: CancellationToken) -> Result<(
         auth: AuthMode::None,
         replay_window: Duration::from_secs(86_400),
         replay_limit: 20,
+        retention: Duration::from_secs(7 * 86_400),
         pool_size: 4,
     };
     server::run(serve, listener, Some(prepared.demo), stop).await

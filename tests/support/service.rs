@@ -41,6 +41,7 @@ impl Service {
             auth: AuthMode::None,
             replay_window: Duration::from_secs(86_400),
             replay_limit: 20,
+            retention: Duration::from_secs(7 * 86_400),
             pool_size: 4,
         };
         let stop = CancellationToken::new();
