@@ -10,6 +10,10 @@ use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
+mod read;
+
+pub use read::{Read, parse_id};
+
 /// The largest message a client may send, in bytes. Clients of this protocol hardly say anything.
 pub const MAX_INBOUND_BYTES: usize = 4 * 1024;
 

@@ -1,5 +1,6 @@
 //! The only file that sends SQL, with what stands under it in `store/`: everything else asks here.
 
+mod inbox;
 mod link;
 mod migrations;
 
@@ -22,6 +23,7 @@ use tracing::error;
 
 use crate::protocol::{Notification, Position, UserId};
 
+pub use inbox::{Entry, Marked, Page};
 pub use link::Link;
 
 /// How long connecting to one host may take.

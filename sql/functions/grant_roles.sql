@@ -35,6 +35,9 @@ begin
       notifier.missed(text, pg_snapshot[], pg_snapshot, bigint, integer),
       notifier.confirm(bigint[], smallint[]),
       notifier.summarize(text, pg_snapshot, bigint),
+      notifier.inbox(text, bigint, integer, boolean),
+      notifier.unread(text[]),
+      notifier.mark_read(text, bigint[], bigint, text),
       notifier.work(),
       notifier.lead(),
       notifier.beat(text)
