@@ -58,7 +58,8 @@ pub struct ServeConfig {
     /// How many of those at most; the rest is told as a number.
     #[arg(long, env = "NOTIFIER_REPLAY_LIMIT", default_value_t = 20, value_parser = clap::value_parser!(i32).range(0..=200))]
     pub replay_limit: i32,
-    /// How many connections catch-ups of sockets may take at most. Six more are for LISTEN, leading, reading and timers.
+    /// How many connections catch-ups of sockets may take at most. Ten more are for LISTEN, leading, reading, timers
+    /// and the REST inbox.
     #[arg(long, env = "NOTIFIER_POOL_SIZE", default_value_t = 8, value_parser = parse_pool_size)]
     pub pool_size: usize,
 }

@@ -26,6 +26,8 @@ use crate::{http, session};
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// Pooled connections of the listener's reads and beats, the scheduler and the confirmations.
 const PARTS_POOL: usize = 4;
+/// Pooled connections of the REST inbox.
+const INBOX_POOL: usize = 4;
 /// How long the last confirmations may take.
 const NOTE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -41,9 +43,11 @@ pub async fn run(
     demo: Option<Demo>,
     stop: CancellationToken,
 ) -> Result<()> {
-    // Catch-ups have a pool of their own: however many sockets come back at once, the parts that serve them all go on.
+    // Catch-ups have a pool of their own: however many sockets come back at once, the parts that serve them all go on. So has the
+    // inbox: however much history is read, sockets open.
     let store = Store::new(&config.database.database_url, PARTS_POOL)?;
     let catch_up = Store::new(&config.database.database_url, config.pool_size)?;
+    let inbox = Store::new(&config.database.database_url, INBOX_POOL)?;
     let prepared = async {
         store.check_schema().await?;
         // Taken before the first socket can open: what it sees is found by that socket's catch-up, the rest is read from here.
@@ -89,6 +93,7 @@ pub async fn run(
             replay_window: config.replay_window,
             replay_limit: config.replay_limit,
         }),
+        inbox,
         auth: config.auth,
         readiness,
         tasks: sockets.clone(),

@@ -5,9 +5,11 @@
 
 mod command;
 mod definitions;
+mod description;
 mod events;
 mod harmless;
 mod http;
+mod inbox;
 mod migrations;
 mod sockets;
 mod support;
