@@ -41,8 +41,8 @@ impl AuthMode {
                     (Some(user), _) | (None, Some(user)) => Ok(user),
                     (None, None) => Err(Refusal {
                         status: StatusCode::UNAUTHORIZED,
-                        detail: "`me` needs a credential; with --auth none that is `Authorization: Bearer <user id>`, \
-                                 or name the user in the path",
+                        detail: "this needs a credential; with --auth none that is `Authorization: Bearer <user id>` \
+                                 (a socket may name the user in its path instead)",
                     }),
                 }
             }

@@ -155,7 +155,8 @@ impl CatchUp {
         if mirrors.is_empty() {
             return;
         }
-        match store.unread(mirrors.iter().map(|read_by| read_by.user_id.clone()).collect()).await {
+        let users: Vec<_> = mirrors.iter().map(|read_by| read_by.user_id.clone()).collect();
+        match store.unread(&users).await {
             Ok(counts) => {
                 for (read_by, unread) in mirrors.iter().zip(counts) {
                     let (ids, before) = (read_by.ids.as_deref(), read_by.before.as_deref());

@@ -61,7 +61,8 @@ pub struct ServeConfig {
     /// How long a notification stays in the database, and up to a day more: 1h to 14d.
     #[arg(long, env = "NOTIFIER_RETENTION", default_value = "7d", value_parser = parse_retention)]
     pub retention: Duration,
-    /// How many connections catch-ups of sockets may take at most. Six more are for LISTEN, leading, reading and timers.
+    /// How many connections catch-ups of sockets may take at most. Ten more are for LISTEN, leading, reading, timers
+    /// and the REST inbox.
     #[arg(long, env = "NOTIFIER_POOL_SIZE", default_value_t = 8, value_parser = parse_pool_size)]
     pub pool_size: usize,
 }

@@ -1,5 +1,6 @@
 //! The web side: the routes, and the accept loop they are served by.
 
+mod api;
 pub mod demo;
 mod ops;
 mod upgrade;
@@ -26,6 +27,7 @@ use warp::{Filter, Rejection, Reply};
 use crate::auth::AuthMode;
 use crate::listener::Readiness;
 use crate::session;
+use crate::store::Store;
 
 /// How long a request's head may take, the pause before it included: silent and half-open connections end here.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +38,8 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 pub struct Context {
     /// What each socket works with.
     pub session: Arc<session::Context>,
+    /// The database, for what is asked over HTTP: connections of its own, so that no reader of an inbox delays a socket.
+    pub inbox: Store,
     /// How users are told apart.
     pub auth: AuthMode,
     /// Whether the listener listens.
@@ -51,7 +55,8 @@ pub fn routes(
     context: Arc<Context>,
     demo: Option<Arc<demo::Demo>>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
-    let own = upgrade::route(context.clone()).or(ops::routes(context)).unify();
+    let own = upgrade::route(context.clone()).or(ops::routes(context.clone())).unify();
+    let own = own.or(api::routes(context)).unify();
     // Chosen at run time, one type either way: without a demo its routes reject everything.
     own.or(demo::routes(demo)).unify().recover(recover).unify()
 }
@@ -121,6 +126,9 @@ fn problem(status: StatusCode, detail: &str) -> Response {
     let reply = warp::reply::json(&Problem { title, status: status.as_u16(), detail });
     let mut response = warp::reply::with_status(reply, status).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     response
 }
 

@@ -15,6 +15,10 @@ use serde_json::value::RawValue;
 pub use cursor::{Cursor, Epoch, Position};
 pub use frames::*;
 
+mod read;
+
+pub use read::{Read, parse_id};
+
 /// The largest message a client may send, in bytes. Clients of this protocol hardly say anything.
 pub const MAX_INBOUND_BYTES: usize = 4 * 1024;
 

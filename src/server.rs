@@ -28,6 +28,8 @@ use session::Strikes;
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// Pooled connections of the listener's reads and beats, the scheduler and the confirmations.
 const PARTS_POOL: usize = 4;
+/// Pooled connections of the REST inbox.
+const INBOX_POOL: usize = 4;
 /// How long the last confirmations may take.
 const NOTE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -43,9 +45,11 @@ pub async fn run(
     demo: Option<Demo>,
     stop: CancellationToken,
 ) -> Result<()> {
-    // Catch-ups have a pool of their own: however many sockets come back at once, the parts that serve them all go on.
+    // Catch-ups have a pool of their own: however many sockets come back at once, the parts that serve them all go on. So has the
+    // inbox: however much history is read, sockets open.
     let store = Store::new(&config.database.database_url, PARTS_POOL)?;
     let catch_up_store = Store::new(&config.database.database_url, config.pool_size)?;
+    let inbox = Store::new(&config.database.database_url, INBOX_POOL)?;
     tokio::select! {
         checked = store.check_schema() => checked?,
         () = stop.cancelled() => return Ok(()),
@@ -81,7 +85,15 @@ pub async fn run(
 
     let address = listener.local_addr().context("the address of the listener")?;
     let context = Arc::new(http::Context {
-        session: Arc::new(session::Context { registry, catch_up, confirmations, strikes: Strikes::default(), metrics }),
+        session: Arc::new(session::Context {
+            registry,
+            catch_up,
+            confirmations,
+            inbox: inbox.clone(),
+            strikes: Strikes::default(),
+            metrics,
+        }),
+        inbox,
         auth: config.auth,
         readiness,
         tasks: sockets.clone(),

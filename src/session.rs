@@ -4,6 +4,7 @@
 //! socket still lives two seconds later (a page that reloads answers and is gone) the database is told. A client that keeps cursors
 //! confirms by giving one back.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +15,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::catch_up::CatchUp;
 use crate::confirmations::Confirmations;
 use crate::metrics::Metrics;
-use crate::protocol::{self, Asked, CloseCode, Cursor, Resume, Resumed, Told, UserId};
+use crate::protocol::{self, Asked, CloseCode, Cursor, Read, Resume, Resumed, Told, UserId};
 use crate::registry::{MAX_MAILBOX_BYTES, Registry};
-use crate::store::{Delivered, Opened, Opening, Page};
+use crate::store::{Delivered, Marked, Opened, Opening, Page, Store};
 
 mod intake;
 mod metered;
@@ -45,6 +46,8 @@ const PING_BYTES: usize = 16 * 1024;
 const ACK_PATIENCE: Duration = Duration::from_secs(30);
 /// A cursor names so many ids beside its position at most. With more it names none: the client gets them again and knows them.
 const MAX_TOLD: usize = 64;
+/// So many wishes to mark as read wait at most.
+const MAX_READS: usize = 8;
 /// At least one of so many frames brings a cursor, and the last one that is written.
 const CURSOR_EVERY: u64 = 32;
 
@@ -56,6 +59,8 @@ pub struct Context {
     pub catch_up: Arc<CatchUp>,
     /// Where confirmations go.
     pub confirmations: Arc<Confirmations>,
+    /// Where what was read is noted.
+    pub inbox: Store,
     /// Clients that answer nothing.
     pub strikes: Strikes,
     /// Counts.
@@ -122,6 +127,9 @@ struct Session<S> {
     intake: Intake,
     /// A question to the database; nothing but what was read before is written while it is asked.
     asking: Option<Pin<Box<dyn Future<Output = Found> + Send>>>,
+    /// What is being marked as read, and what is to be marked after it.
+    marking: Option<Pin<Box<dyn Future<Output = anyhow::Result<Marked>> + Send>>>,
+    reads: VecDeque<Read>,
     receipts: Receipts,
     /// Since when the oldest unanswered ping is out.
     unanswered: Option<Instant>,
@@ -162,6 +170,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             dialect,
             intake: Intake::new(mail),
             asking: None,
+            marking: None,
+            reads: VecDeque::new(),
             receipts: Receipts::new(by_pong),
             unanswered: None,
             pinged: now,
@@ -178,11 +188,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.write();
             let deadline = self.deadline();
             let writable = self.may_write();
-            let Self { wire, intake, asking, .. } = self;
+            let Self { wire, intake, asking, marking, .. } = self;
             let end = tokio::select! {
                 heard = wire.step() => self.heard(heard),
                 Some(found) = OptionFuture::from(asking.as_mut()) => {
                     self.found(found);
+                    None
+                }
+                Some(marked) = OptionFuture::from(marking.as_mut()) => {
+                    self.marked(marked);
                     None
                 }
                 () = intake.mail().arrived(), if writable => None,
@@ -361,10 +375,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         message: "`cursor` is one that a frame brought, as it was",
                     });
                 }
-                Asked::Read(_) | Asked::Unknown => {}
+                Asked::Read(read) => match read.get().parse() {
+                    Ok(read) if self.reads.len() < MAX_READS => {
+                        self.reads.push_back(read);
+                        self.mark();
+                    }
+                    Ok(_) => {
+                        self.tell(&Told::Error { code: "busy", message: "too many at once: wait for the answers" })
+                    }
+                    Err(wrong) => self.tell(&Told::Error { code: "bad_read", message: &wrong }),
+                },
+                Asked::Unknown => {}
             }
         }
         None
+    }
+
+    /// Marks as read what comes next, one thing at a time.
+    fn mark(&mut self) {
+        if self.marking.is_none()
+            && let Some(read) = self.reads.pop_front()
+        {
+            let (inbox, user) = (self.context.inbox.clone(), self.intake.user().clone());
+            let origin = self.intake.mail().origin().map(|origin| format!("{origin:x}"));
+            self.marking = Some(Box::pin(async move { inbox.mark_read(&user, &read, origin.as_deref()).await }));
+        }
+    }
+
+    fn marked(&mut self, marked: anyhow::Result<Marked>) {
+        self.marking = None;
+        match marked {
+            Ok(marked) if marked.held.is_empty() => self.tell(&Told::Ok { unread: marked.unread }),
+            Ok(_) => {
+                self.tell(&Told::Error { code: "unavailable", message: "some are locked in the database: try again" })
+            }
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "not marked as read");
+                self.tell(&Told::Error { code: "unavailable", message: "the database does not answer: try again" });
+            }
+        }
+        self.mark();
     }
 
     /// Does what time brings. Returns why the socket ends if it does.

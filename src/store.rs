@@ -1,5 +1,6 @@
 //! The only file that sends SQL, with what stands under it in `store/`: everything else asks here.
 
+mod inbox;
 mod link;
 mod migrations;
 mod sockets;
@@ -23,6 +24,7 @@ use tracing::error;
 
 use crate::protocol::{Cursor, Epoch, Notification, Position};
 
+pub use inbox::{Entry, InboxPage, Marked};
 pub use link::Link;
 pub use sockets::{Delivered, Gap, Opened, Opening, Page};
 

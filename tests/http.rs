@@ -89,20 +89,13 @@ async fn silent_and_endless_requests_are_closed() {
 async fn readiness_follows_the_database() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    let admin =
-        crate::support::database::connect(&crate::support::database::postgres().url("postgres", "postgres")).await;
-    admin.batch_execute(&format!("alter database {} allow_connections false", database.name)).await.unwrap();
-    let kill = format!(
-        "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and application_name = 'parkmate-notifier'",
-        database.name
-    );
-    admin.batch_execute(&kill).await.unwrap();
+    database.go_away().await;
     eventually("not ready without its database", || async { !service.is_ready().await }).await;
     eventually("and says why", || async {
         service.get("/readyz").await.unwrap().text().await.unwrap().contains("not currently accepting connections")
     })
     .await;
     assert_eq!(service.get("/healthz").await.unwrap().status(), 200);
-    admin.batch_execute(&format!("alter database {} allow_connections true", database.name)).await.unwrap();
+    database.come_back().await;
     eventually("ready again", || service.is_ready()).await;
 }

@@ -169,6 +169,8 @@ async fn the_three_roles_get_what_they_need_and_nothing_else() {
     let service = crate::support::Service::at(&url).await;
     let mut dora = crate::support::Socket::open(service.address, "7").await;
     assert_eq!(dora.frame().await["message"], "hello");
+    let inbox = crate::support::Inbox::of(&service, "7");
+    assert_eq!(inbox.read(serde_json::json!({"ids": inbox.pages("").await.concat()})).await, 0);
     let client = as_role("a_service").await;
     for forbidden in [
         "select * from notifier.notification",

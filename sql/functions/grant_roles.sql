@@ -37,10 +37,12 @@ begin
       notifier.confirm(bigint[], smallint[], bigint[]),
       notifier.summarize(text, text, pg_snapshot, bigint),
       notifier.remember(text[], text[], text[], text[], text[]),
+      notifier.inbox(text, bigint, integer, boolean),
+      notifier.unread(text[]),
+      notifier.mark_read(text, bigint[], bigint, text),
       notifier.work(interval),
       notifier.lead(),
-      notifier.beat(text),
-      notifier.unread(text[])
+      notifier.beat(text)
       to notifier_service;
   end if;
 end

@@ -13,6 +13,7 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off as $$
 #variable_conflict use_column
 begin
@@ -31,10 +32,11 @@ begin
         from (
           select n.id, notifier.payload(n) as payload
           from notifier.notification n
-          where n.user_id = r.user_id and n.id > r.after_id
+          -- Order and bounds name user_id, so that no plan walks the primary key and looks whose rows these are.
+          where n.user_id <= r.user_id and (n.user_id, n.id) > (r.user_id, r.after_id)
             and pg_visible_in_snapshot(n.xid, r.within) and not pg_visible_in_snapshot(n.xid, r.after)
             and (n.until is null or n.until > clock_timestamp())
-          order by n.id
+          order by n.user_id, n.id
           limit _limit
         ) page
       ) p

@@ -19,6 +19,8 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+-- The count from the index alone, which holds read_at: a bitmap would fetch the rows, and all of them before it can stop.
+set enable_bitmapscan = off
 set jit = off as $$
 #variable_conflict use_column
 declare

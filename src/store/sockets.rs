@@ -127,15 +127,6 @@ impl Store {
         self.each(gaps.len(), sql, &[&users, &after, &within, &after_ids, &PAGE], page).await
     }
 
-    /// How many each of the users has not read, in order; 1000 stands for as many or more.
-    ///
-    /// # Errors
-    /// The database cannot be asked.
-    pub async fn unread(&self, users: Vec<UserId>) -> Result<Vec<i32>> {
-        let users: Vec<_> = users.iter().map(UserId::as_str).collect();
-        self.each(users.len(), "select unread from notifier.unread($1)", &[&users], |row| Ok(row.try_get(0)?)).await
-    }
-
     /// Notes that notifications reached a socket of their user. Returns how many had not before, and the ids of those that
     /// somebody holds locked and that are still to be noted.
     ///

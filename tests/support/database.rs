@@ -100,6 +100,23 @@ impl Database {
         connect(&postgres().url("parking_app", &self.name)).await
     }
 
+    /// Lets nobody in any more and ends the service's connections.
+    pub async fn go_away(&self) {
+        let admin = connect(&postgres().url("postgres", "postgres")).await;
+        admin.batch_execute(&format!("alter database {} allow_connections false", self.name)).await.unwrap();
+        let kill = format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and application_name = 'parkmate-notifier'",
+            self.name
+        );
+        admin.batch_execute(&kill).await.unwrap();
+    }
+
+    /// Lets everybody in again.
+    pub async fn come_back(&self) {
+        let admin = connect(&postgres().url("postgres", "postgres")).await;
+        admin.batch_execute(&format!("alter database {} allow_connections true", self.name)).await.unwrap();
+    }
+
     /// Writes as the application.
     pub async fn write(&self, sql: &str) {
         self.app

@@ -1,6 +1,7 @@
 //! A database, a service on it, sockets to that.
 
 pub mod database;
+pub mod inbox;
 pub mod service;
 pub mod slow_link;
 pub mod socket;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 
 pub use database::Database;
+pub use inbox::Inbox;
 pub use service::Service;
 pub use socket::Socket;
 
