@@ -9,6 +9,7 @@ mod events;
 mod harmless;
 mod http;
 mod migrations;
+mod model;
 mod sockets;
 mod support;
 mod survival;
