@@ -143,7 +143,7 @@ impl Model for Session {
         let committed = now.database.committed();
         let will_be_told = |row| now.socket.is_none() && !now.delivered.has(row);
         let twice = |socket: &Socket| {
-            socket.written.iter().collect::<std::collections::HashSet<_>>().len() < socket.written.len()
+            (1..socket.written.len()).any(|last| socket.written[..last].contains(&socket.written[last]))
         };
         if now.socket.as_ref().is_some_and(twice) {
             Some(Wrong::Twice)

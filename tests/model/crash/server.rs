@@ -61,6 +61,8 @@ pub struct Server {
     /// What each transaction since the first has inserted, committed or not; `None` where it was rolled back.
     rows: Vec<Option<Row>>,
     next_id: Id,
+    /// Ids up to here were left out.
+    leapt_to: Id,
     /// `notifier.incarnation` names this run of the server: the first that connects sees to it.
     pub is_identified: bool,
     /// How many rows were ever written.
@@ -78,6 +80,7 @@ impl Server {
             crashes_left: crashes,
             rows: Vec::new(),
             next_id: 1,
+            leapt_to: 0,
             is_identified: true,
             births: 0,
             ever_committed: Set::default(),
@@ -120,7 +123,8 @@ impl Server {
             self.write(Entry::Epoch);
             self.log.clear();
             self.disk = self.now.clone();
-            self.next_id += LEAP;
+            self.leapt_to = self.next_id + LEAP;
+            self.next_id = self.leapt_to + 1;
             self.is_identified = true;
         }
     }
@@ -165,16 +169,16 @@ impl Server {
     /// still knows, which is as early as Postgres may do it.
     pub fn crash(&mut self, lost: u8) {
         self.crashes_left -= 1;
-        for entry in self.log.drain(..).rev().skip(lost.into()).collect::<Vec<_>>().into_iter().rev() {
-            self.disk.apply(entry);
-        }
+        let kept = self.log.len() - usize::from(lost);
+        self.log.drain(..).take(kept).for_each(|entry| self.disk.apply(entry));
         self.now = self.disk.clone();
         // A position is stored by a transaction that is later than all it sees.
         let known = Snapshot(self.now.committed).xmax().max(self.stored().xmax()) - 1;
         self.rows.truncate(known.into());
         let open: Vec<_> = self.open().collect();
         open.into_iter().for_each(|xid| self.rows[usize::from(xid) - 1] = None);
-        self.next_id = 1 + LEAP * self.epoch() + self.rows.iter().flatten().map(|row| row.id % LEAP).max().unwrap_or(0);
+        let last_id = self.rows.iter().flatten().map(|row| row.id).max().unwrap_or(0);
+        self.next_id = 1 + last_id.max(self.leapt_to);
         self.is_identified = false;
     }
 
