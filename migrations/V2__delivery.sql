@@ -30,6 +30,7 @@ select e.number, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_postm
 -- How far the stream was read, and how far it may be forgotten: one row, written by the service alone.
 create table notifier.progress (
   only_row boolean     primary key default true constraint progress_is_one_row check (only_row),
+  epoch    integer     not null default 1,                      -- the present one
   position pg_snapshot not null default pg_current_snapshot(),  -- all that is visible in it is as durable as this row
   noted_at timestamptz not null default clock_timestamp(),
   swept_at timestamptz not null default '-infinity',            -- when expired notifications were last looked for

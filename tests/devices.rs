@@ -26,18 +26,15 @@ async fn one_device_does_not_confirm_for_another() {
     assert_eq!(phone.frame().await["message"], "both");
     assert_eq!(laptop.frame().await["message"], "both");
     // Both have to live on until it is noted.
-    let (_, _) = tokio::join!(
-        async {
-            tokio::select! { () = remembered(&database, &phone_cookie, 1) => {} _ = phone.next() => panic!("a frame") }
-        },
-        async {
-            tokio::select! { () = remembered(&database, &laptop_cookie, 1) => {} _ = laptop.next() => panic!("a frame") }
-        }
-    );
+    let noted = async {
+        remembered(&database, &phone_cookie, 1).await;
+        remembered(&database, &laptop_cookie, 1).await;
+    };
+    laptop.meanwhile(phone.meanwhile(noted)).await;
     drop(phone);
     database.run("select notifier.send('8', 'info', 'in the tunnel')").await;
     assert_eq!(laptop.frame().await["message"], "in the tunnel");
-    tokio::select! { () = remembered(&database, &laptop_cookie, 2) => {} _ = laptop.next() => panic!("a frame") }
+    laptop.meanwhile(remembered(&database, &laptop_cookie, 2)).await;
     drop(laptop);
 
     let mut phone = Socket::open_device(service.address, "8", Some(&phone_cookie)).await;
@@ -59,7 +56,7 @@ async fn a_device_nobody_knows_is_told_what_no_device_has_confirmed() {
     database.run("select notifier.send('8', 'info', 'confirmed')").await;
     assert_eq!(laptop.frame().await["message"], "confirmed");
     let cookie = laptop.cookie();
-    tokio::select! { () = remembered(&database, &cookie, 1) => {} _ = laptop.next() => panic!("a frame") }
+    laptop.meanwhile(remembered(&database, &cookie, 1)).await;
     drop(laptop);
     database.run("select notifier.send('8', 'info', 'missed')").await;
     for cookie in [None, Some("notifier_device=00000000000000000000000000000007"), Some("notifier_device=<script>")] {
@@ -89,7 +86,7 @@ async fn what_a_device_had_of_a_transaction_does_not_come_again() {
         .unwrap();
     database.run("select notifier.send('8', 'info', 'late id, early commit')").await;
     assert_eq!(phone.frame().await["message"], "late id, early commit");
-    tokio::select! { () = remembered(&database, &cookie, 1) => {} _ = phone.next() => panic!("a frame") }
+    phone.meanwhile(remembered(&database, &cookie, 1)).await;
     drop(phone);
     early.batch_execute("commit").await.unwrap();
     let mut phone = Socket::open_device(service.address, "8", Some(&cookie)).await;
@@ -117,7 +114,7 @@ async fn what_a_device_was_told_as_a_number_is_not_told_again() {
         assert_eq!(phone.frame().await["message"], format!("n {n}"));
     }
     assert_eq!(phone.frame().await["more"], 10);
-    tokio::select! { () = remembered(&database, &cookie, 30) => {} _ = phone.next() => panic!("a frame") }
+    phone.meanwhile(remembered(&database, &cookie, 30)).await;
     drop(phone);
     let mut phone = Socket::open_device(service.address, "8", Some(&cookie)).await;
     phone.nothing_but_a_marker(&database).await;

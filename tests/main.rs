@@ -15,6 +15,7 @@ mod harmless;
 mod http;
 mod inbox;
 mod migrations;
+mod model;
 mod retention;
 mod sockets;
 mod support;

@@ -15,6 +15,7 @@ begin
   insert into notifier.epoch (system_identifier, database, position, reason)
   select _here.system_identifier, _here.database, p.position, begin_epoch._reason from notifier.progress p
   returning number into _number;
+  update notifier.progress set epoch = _number;
   delete from notifier.incarnation;
   insert into notifier.incarnation (epoch, timeline, started_at)
   values (_number, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_postmaster_start_time());

@@ -1,6 +1,6 @@
 -- notifier.begun_because: why a new epoch has to begin, if it has to.
 --   returns   the reason in words; null while the present epoch lasts
--- Used by: notifier.identify.
+-- Used by: notifier.identify, notifier.is_present, notifier.remember.
 create or replace function notifier.begun_because() returns text
 language sql volatile   -- a snapshot of its own: asked again after waiting for a lock
 set search_path = pg_catalog, pg_temp as $$

@@ -8,7 +8,9 @@ language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
   update notifier.progress p set position = note_position._position, noted_at = clock_timestamp()
-  where note_position._epoch = (select e.token from notifier.epoch e order by e.number desc limit 1)
+  where (select notifier.is_present(note_position._epoch))
+    -- Looked at again when an epoch has begun while this waited for the row.
+    and p.epoch = (select e.number from notifier.epoch e where e.token = note_position._epoch)
     and pg_snapshot_xmax(p.position) <= pg_snapshot_xmax(note_position._position)
     and pg_snapshot_xmin(p.position) <= pg_snapshot_xmin(note_position._position);
 end;

@@ -11,6 +11,7 @@ begin atomic
   from unnest(remember._users, remember._devices, remember._epochs, remember._positions::pg_snapshot[], remember._told)
        as r(user_id, device, epoch, position, told)
   join (select * from notifier.epoch order by number desc limit 1) e on e.token = r.epoch
+  where (select notifier.begun_because()) is null
   order by r.user_id, r.device   -- in one order: instances that note the same devices do not deadlock
   on conflict (user_id, device) do update
     set epoch = excluded.epoch, position = excluded.position, told = excluded.told, seen_at = clock_timestamp()

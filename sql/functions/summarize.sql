@@ -13,7 +13,7 @@ begin atomic
     from notifier.notification n
     where n.user_id = summarize._user and n.id < summarize._before and pg_visible_in_snapshot(n.xid, summarize._within)
       and n.delivered_at is null and n.summarized_at is null
-      and summarize._epoch = (select e.token from notifier.epoch e order by e.number desc limit 1)
+      and (select notifier.is_present(summarize._epoch))
     order by n.id
     for update skip locked
   ), summarized as (

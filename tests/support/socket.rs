@@ -1,5 +1,6 @@
 //! A user's socket: the plain client of a frontend, or one that keeps cursors.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
@@ -19,6 +20,8 @@ pub struct Socket {
     /// The answer to the upgrade.
     pub answer: Response<Option<Vec<u8>>>,
     pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Frames that arrived while something else was waited for.
+    arrived: VecDeque<Value>,
 }
 
 /// What ended a socket, as the client saw it.
@@ -71,7 +74,7 @@ impl Socket {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         let (stream, answer) = connect_async(request).await.expect("connecting a socket");
-        Self { user: user.to_owned(), hello: Value::Null, answer, stream }
+        Self { user: user.to_owned(), hello: Value::Null, answer, stream, arrived: VecDeque::new() }
     }
 
     /// The cookie it was given, as it is to be sent back.
@@ -89,8 +92,29 @@ impl Socket {
         }
     }
 
+    /// Waits for something else, and answers pings meanwhile as every client does.
+    pub async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> T {
+        let mut something = std::pin::pin!(something);
+        loop {
+            tokio::select! {
+                done = &mut something => return done,
+                frame = self.read() => match frame {
+                    Ok(frame) => self.arrived.push_back(frame),
+                    Err(ending) => panic!("the socket of {} ended: {ending:?}", self.user),
+                },
+            }
+        }
+    }
+
     /// The next frame, or what ended the socket.
     pub async fn next(&mut self) -> Result<Value, Ending> {
+        match self.arrived.pop_front() {
+            Some(frame) => Ok(frame),
+            None => self.read().await,
+        }
+    }
+
+    async fn read(&mut self) -> Result<Value, Ending> {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
