@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use crate::support::socket::Ending;
 use crate::support::{Database, LIMIT, Socket, database, eventually};
 
-fn binary() -> Command {
+/// The binary, without what this process has in its environment.
+pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parkmate-notifier"));
     command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["DATABASE_URL", "LISTEN", "AUTH", "LOG"] {
@@ -27,7 +28,7 @@ async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 /// A running `serve`, its address, and its log.
-async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<BufReader<ChildStderr>>) {
+pub async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<BufReader<ChildStderr>>) {
     let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let address = timeout(LIMIT, async {
@@ -43,7 +44,8 @@ async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<BufR
     (child, address, log)
 }
 
-fn signal(child: &Child, name: &str) {
+/// Sends a signal, as `-TERM`.
+pub fn signal(child: &Child, name: &str) {
     let status = std::process::Command::new("kill").args([name, &child.id().unwrap().to_string()]).status().unwrap();
     assert!(status.success());
 }

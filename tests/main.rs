@@ -6,6 +6,7 @@
 mod command;
 mod definitions;
 mod events;
+mod faults;
 mod harmless;
 mod http;
 mod migrations;

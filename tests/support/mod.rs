@@ -1,6 +1,9 @@
 //! A database, a service on it, sockets to that.
 
+pub mod checker;
 pub mod database;
+pub mod proxy;
+pub mod server;
 pub mod service;
 pub mod slow_link;
 pub mod socket;

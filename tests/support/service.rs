@@ -33,9 +33,14 @@ impl Service {
 
     /// Starts one and does not wait.
     pub async fn start(url: &str) -> Self {
+        Self::start_with(url, |_| {}).await
+    }
+
+    /// Starts one with settings of its own and does not wait.
+    pub async fn start_with(url: &str, set: impl FnOnce(&mut ServeConfig)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let config = ServeConfig {
+        let mut config = ServeConfig {
             database: DatabaseConfig { database_url: url.parse().unwrap() },
             listen: address,
             auth: AuthMode::None,
@@ -43,6 +48,7 @@ impl Service {
             replay_limit: 20,
             pool_size: 4,
         };
+        set(&mut config);
         let stop = CancellationToken::new();
         let running = tokio::spawn(server::run(config, listener, None, stop.clone()));
         Self { address, stop, running }
