@@ -2,6 +2,9 @@
 //! invented, and no write of the application failed unless the fault itself makes writes fail.
 
 mod database;
+mod link;
+mod service;
+mod transactions;
 
 use crate::support::checker::Place;
 use crate::support::{Service, eventually};

@@ -2,6 +2,8 @@
 
 pub mod checker;
 pub mod database;
+pub mod namespace;
+pub mod process;
 pub mod proxy;
 pub mod server;
 pub mod service;

@@ -65,12 +65,7 @@ impl Service {
 
     /// A figure of `/metrics`.
     pub async fn metric(&self, name: &str) -> u64 {
-        let text = self.get("/metrics").await.unwrap().text().await.unwrap();
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(&format!("{name} ")))
-            .unwrap_or_else(|| panic!("no {name} in\n{text}"));
-        line.split(' ').nth(1).unwrap().parse().unwrap()
+        metric(self.address, name).await
     }
 
     /// Tells it to stop; returns when it has.
@@ -83,4 +78,14 @@ impl Service {
     pub fn begin_to_stop(&self) {
         self.stop.cancel();
     }
+}
+
+/// A figure of the `/metrics` of a service at an address.
+pub async fn metric(address: SocketAddr, name: &str) -> u64 {
+    let text = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{name} ")))
+        .unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    line.split(' ').nth(1).unwrap().parse().unwrap()
 }

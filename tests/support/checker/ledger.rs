@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -212,6 +213,13 @@ impl Ledger {
             }
         }
         sums
+    }
+
+    /// The longest time from a commit's answer to the first sight of its row, over the rows of some users.
+    pub fn slowest(&self, of: impl Fn(i64) -> bool) -> Duration {
+        let inner = &*self.lock();
+        let rows = inner.rows.values().filter(|row| row.outcome == Outcome::Ok && of(row.user));
+        rows.filter_map(|row| Some(row.seen?.saturating_duration_since(row.answered?))).max().unwrap_or_default()
     }
 
     /// Looks at every row.
