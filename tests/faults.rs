@@ -1,12 +1,14 @@
 //! What may happen to the system, each once under load, and what the checker finds: nothing lost, nothing misrouted, nothing
 //! invented, and no write of the application failed unless the fault itself makes writes fail.
 
+mod clients;
 mod database;
 mod link;
 mod service;
 mod transactions;
 
 use crate::support::checker::Place;
+use crate::support::server::free_port;
 use crate::support::{Service, eventually};
 
 /// A service in this process whose sockets are told all they missed, however much: the checker counts rows, and a number that
@@ -23,4 +25,9 @@ async fn service_at(url: &str) -> Service {
     .await;
     eventually("the service listens", || service.is_ready()).await;
     service
+}
+
+/// A free address, to be served at more than once.
+fn here() -> std::net::SocketAddr {
+    ([127, 0, 0, 1], free_port()).into()
 }

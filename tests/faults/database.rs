@@ -43,8 +43,7 @@ async fn a_backend_is_killed_and_the_server_restarts_itself() {
     let server = Server::start(&[]).await;
     let place = server.place();
     let service = service_on(&place).await;
-    let checker =
-        Checker::start(Plan::new("a Postgres backend kill -9, several times"), &place, service.address).await;
+    let checker = Checker::start(Plan::new("a Postgres backend kill -9, several times"), &place, service.address).await;
     for _ in 0..size(3, 20) {
         let admin = place.superuser().await;
         let others = "select pid::text from pg_stat_activity

@@ -25,7 +25,8 @@ async fn the_link_to_the_database_becomes_a_black_hole() {
     let Some(namespace) = Namespace::make() else { return };
     // The application's link is another one, and goes on.
     let (own, others) = (namespace.there(0), namespace.there(1));
-    let server = Server::start_in(Surroundings { namespace: Some((&namespace.name, &others)), ..Surroundings::default() });
+    let server =
+        Server::start_in(Surroundings { namespace: Some((&namespace.name, &others)), ..Surroundings::default() });
     let server = server.await;
     let service = service_at(&format!("postgresql://parkmate@{own}:{}/app", server.port())).await;
     let plan = Plan::new("link to the database a black hole (ip netns)");

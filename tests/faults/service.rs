@@ -1,16 +1,11 @@
 //! The service itself ends under its sockets, as a crash or a release would end it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::here;
 use crate::support::Database;
 use crate::support::checker::{Checker, Place, Plan, size};
 use crate::support::process::{Process, allow_many_files};
-use crate::support::server::free_port;
-
-fn here() -> SocketAddr {
-    ([127, 0, 0, 1], free_port()).into()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_is_killed_with_a_thousand_sockets() {

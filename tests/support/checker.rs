@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
@@ -145,7 +145,8 @@ impl Checker {
             let user = plan.user(number);
             sockets.spawn(sockets::run(number, user, door.clone(), ledger.clone(), is_online.clone()));
         }
-        let writers = Writers { plan, url: place.url("parking_app"), ledger: ledger.clone(), failures: AtomicU64::new(0) };
+        let writers =
+            Writers { plan, url: place.url("parking_app"), ledger: ledger.clone(), failures: AtomicU64::new(0) };
         let checker = Self {
             ledger,
             plan,
@@ -191,12 +192,8 @@ impl Checker {
 
     /// Waits until a fact of the ledger holds.
     pub async fn until(&self, what: &str, fact: impl Fn(&Ledger) -> bool) {
-        let started = Instant::now();
-        let mut again = interval(Duration::from_millis(20));
-        while !fact(&self.ledger) {
-            assert!(started.elapsed() < limit(), "never happened under {:?}: {what}", self.plan.fault);
-            again.tick().await;
-        }
+        let happened = patiently(|| fact(&self.ledger)).await;
+        assert!(happened, "never happened under {:?}: {what}", self.plan.fault);
     }
 
     /// The fault is over: goes on writing for a moment, waits until all that was committed was seen, and judges.
@@ -224,13 +221,12 @@ impl Checker {
 
     /// Waits until nothing is missing, or for as long as one may; returns what is.
     async fn settle(&self, keys: Option<Vec<i64>>) -> Vec<i64> {
-        let started = Instant::now();
-        let mut again = interval(Duration::from_millis(20));
         let mut missing = self.ledger.missing(keys);
-        while !missing.is_empty() && started.elapsed() < limit() {
-            again.tick().await;
-            missing = self.ledger.missing(Some(missing));
-        }
+        patiently(|| {
+            missing = self.ledger.missing(Some(std::mem::take(&mut missing)));
+            missing.is_empty()
+        })
+        .await;
         missing
     }
 
@@ -256,4 +252,18 @@ impl Checker {
 /// How long anything may take.
 fn limit() -> Duration {
     LIMIT * size(1, 5)
+}
+
+/// Asks until a fact holds; returns whether it did in time. A look at a large ledger takes its time, and is not taken so often
+/// that those who write in it have to wait.
+async fn patiently(mut fact: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < limit() {
+        let looked = Instant::now();
+        if fact() {
+            return true;
+        }
+        sleep((10 * looked.elapsed()).max(Duration::from_millis(10))).await;
+    }
+    false
 }

@@ -5,6 +5,7 @@ pub mod database;
 pub mod namespace;
 pub mod process;
 pub mod proxy;
+pub mod raw_socket;
 pub mod server;
 pub mod service;
 pub mod slow_link;

@@ -50,5 +50,6 @@ pub fn allow_many_files() {
         .output()
         .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
         .unwrap_or_default();
-    let _ = std::process::Command::new("prlimit").args(["--pid", &process, &format!("--nofile={hard}:{hard}")]).status();
+    let _ =
+        std::process::Command::new("prlimit").args(["--pid", &process, &format!("--nofile={hard}:{hard}")]).status();
 }
