@@ -2,8 +2,11 @@
 //! invented, and no write of the application failed unless the fault itself makes writes fail.
 
 mod clients;
+mod clock;
 mod database;
+mod ids_again;
 mod link;
+mod queue;
 mod service;
 mod transactions;
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+/// Keys are amounts of payments; the sample has smaller ones.
+const FIRST_KEY: i64 = 1_000;
+
 /// What became of a row, as far as its writer can know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -88,7 +91,7 @@ impl Ledger {
         users
             .iter()
             .map(|&user| {
-                inner.last_key += 1;
+                inner.last_key = inner.last_key.max(FIRST_KEY) + 1;
                 let row = Row { user, began, answered: None, outcome: Outcome::Open, seen: None, id: None };
                 inner.rows.insert(inner.last_key, row);
                 inner.last_key

@@ -31,6 +31,8 @@ pub struct Verdict {
     pub recovered: Duration,
     /// The longest time from a commit's answer to the first sight of its row.
     pub slowest: Duration,
+    /// From the first write to this.
+    pub took: Duration,
 }
 
 impl Verdict {
@@ -47,6 +49,7 @@ impl Verdict {
             failures,
             recovered: Duration::ZERO,
             slowest: Duration::ZERO,
+            took: Duration::ZERO,
         };
         let mut first_after = None::<Duration>;
         ledger.for_each_row(|row| {
@@ -56,6 +59,7 @@ impl Verdict {
                 Outcome::Open | Outcome::Unknown => new.unknown += 1,
                 Outcome::RolledBack => new.rolled_back += 1,
             }
+            new.took = new.took.max(row.began.elapsed());
             if let (Outcome::Ok, Some(answered), Some(seen)) = (row.outcome, row.answered, row.seen) {
                 new.slowest = new.slowest.max(seen.saturating_duration_since(answered));
                 let since = seen.saturating_duration_since(ended);
@@ -100,7 +104,7 @@ impl Verdict {
         for figure in [sums.misrouted, sums.phantom, sums.duplicated, sums.repeated, self.failures] {
             let _ = write!(line, " {figure:>5} |");
         }
-        for time in [self.slowest, self.recovered] {
+        for time in [self.slowest, self.recovered, self.took] {
             let _ = write!(line, " {:>7.2} |", time.as_secs_f64());
         }
         println!("{line}");
