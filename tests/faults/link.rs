@@ -17,6 +17,7 @@ const NOTICED: Duration = Duration::from_secs(15);
 async fn noticed(service: &Service) {
     let since = Instant::now();
     eventually("the service says so", || async { !service.is_ready().await }).await;
+    println!("the service noticed after {:?}", since.elapsed());
     assert!(since.elapsed() < NOTICED, "noticed after {:?}", since.elapsed());
 }
 

@@ -54,7 +54,7 @@ impl RawSocket {
                 0x1 => return serde_json::from_slice(&body).expect("a frame is JSON"),
                 0x9 => {
                     self.pings += 1;
-                    if self.pings % self.one_in == 0 {
+                    if self.pings.is_multiple_of(self.one_in) {
                         // Masked, as a client's frames are, with a mask that changes nothing.
                         let mut pong = vec![0x8a, 0x80 | body.len() as u8, 0, 0, 0, 0];
                         pong.extend(body);

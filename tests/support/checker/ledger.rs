@@ -230,3 +230,64 @@ impl Ledger {
         self.lock().rows.values().for_each(&mut look);
     }
 }
+
+/// A checker that finds nothing proves nothing: each kind of mistake is found.
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn frame(id: &str, key: i64) -> Value {
+        json!({"id": id, "event": "booking.renewed", "data": {"amount": key as f64}})
+    }
+
+    #[test]
+    fn what_a_socket_did_not_get_is_missing_until_it_gets_it() {
+        let ledger = Ledger::default();
+        let (old, elsewhere) = (ledger.opened(1), ledger.opened(1));
+        let keys = ledger.begin(&[1, 1, 2]);
+        assert!(ledger.missing(None).is_empty(), "not committed yet");
+        ledger.end(&keys, Outcome::Ok);
+        let young = ledger.opened(1);
+        ledger.frame(0, old, &frame("a", keys[0]));
+        ledger.frame(0, old, &frame("b", keys[1]));
+        let mut missing = ledger.missing(None);
+        missing.sort_unstable();
+        assert_eq!(missing, [keys[0], keys[1]], "the other socket was open all the time; user 2 has none");
+        ledger.frame(1, elsewhere, &frame("a", keys[0]));
+        assert_eq!(ledger.missing(None), [keys[1]]);
+        ledger.closed(elsewhere);
+        assert!(ledger.missing(None).is_empty(), "the user has seen it, and the youngest opened later");
+        assert_eq!(ledger.open_connections(), 2);
+        ledger.frame(2, young, &frame("b", keys[1]));
+        assert_eq!((ledger.sums().duplicated, ledger.sums().repeated), (0, 0));
+    }
+
+    #[test]
+    fn strangers_doubles_and_ghosts_are_counted() {
+        let ledger = Ledger::default();
+        let (first, second) = (ledger.opened(1), ledger.opened(2));
+        let keys = ledger.begin(&[1, 1, 1]);
+        ledger.end(&keys[..1], Outcome::Ok);
+        ledger.end(&keys[1..2], Outcome::RolledBack);
+        ledger.end(&keys[2..], Outcome::Unknown);
+        ledger.frame(0, first, &frame("a", keys[0]));
+        ledger.frame(0, first, &frame("a", keys[0]));
+        assert_eq!(ledger.sums().duplicated, 1);
+        let again = ledger.opened(1);
+        ledger.frame(0, again, &frame("a", keys[0]));
+        assert_eq!(ledger.sums().repeated, 1);
+        ledger.frame(1, second, &frame("a", keys[0]));
+        assert_eq!(ledger.sums().misrouted, 1);
+        ledger.frame(0, first, &frame("c", keys[2]));
+        assert_eq!(ledger.sums().phantom, 0, "nobody knows whether it was committed: it may be told");
+        ledger.frame(0, first, &frame("b", keys[1]));
+        assert_eq!(ledger.sums().phantom, 1, "it was rolled back");
+        ledger.frame(0, first, &frame("d", 5));
+        assert_eq!(ledger.sums().phantom, 2, "nobody wrote it");
+        ledger.frame(0, first, &frame("e", keys[0]));
+        assert_eq!(ledger.sums().phantom, 3, "one row, two notifications");
+        ledger.frame(0, first, &json!({"type": "info", "message": "m", "more": 7}));
+        assert_eq!(ledger.sums().summarized, 7);
+    }
+}
