@@ -1,7 +1,7 @@
 # What a person can do here; `make help` lists it.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-rust test-conformance test-browser lint schema screenshot prerequisites
+.PHONY: help run test test-rust test-conformance test-browser torture lint schema screenshot prerequisites
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -32,6 +32,13 @@ test-conformance: ## the Autobahn cases of RFC 6455 against the code of every so
 test-browser: ## the demo page in a headless Chromium
 	cargo build --locked
 	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund && npm test
+
+torture: ## every fault for longer and with more of everything; ends with the table of what was lost (nothing)
+	@scripts/prerequisites postgres
+	@scripts/prerequisites libfaketime || true
+	@table=$$(mktemp); \
+	TORTURE=1 TORTURE_TABLE=$$table cargo test --locked faults:: -- --nocapture --test-threads=2; result=$$?; \
+	cat tests/support/checker/table.txt; sort $$table; rm -f $$table; exit $$result
 
 schema: ## write docs/schema.txt anew after a change of migrations/ or sql/functions/
 	UPDATE_SCHEMA=1 cargo test --locked schema_dump

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::support::socket::Ending;
 use crate::support::{Database, LIMIT, Socket, database, eventually};
 
+/// The binary, without what this process has in its environment.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parkmate-notifier"));
     command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -43,7 +44,8 @@ pub async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<
     (child, address, log)
 }
 
-fn signal(child: &Child, name: &str) {
+/// Sends a signal, as `-TERM`.
+pub fn signal(child: &Child, name: &str) {
     let status = std::process::Command::new("kill").args([name, &child.id().unwrap().to_string()]).status().unwrap();
     assert!(status.success());
 }

@@ -22,8 +22,7 @@ pub fn postgres() -> &'static PrivatePostgres {
                     .await
                     .expect("a Postgres to test with");
                 let admin = connect(&server.url("postgres", "postgres")).await;
-                admin.batch_execute("create role parkmate login; create role parking_app login").await.unwrap();
-                prepare_template(&server, &admin).await;
+                prepare(&admin, &server.url("parkmate", TEMPLATE), TEMPLATE).await;
                 server
             })
         })
@@ -32,11 +31,12 @@ pub fn postgres() -> &'static PrivatePostgres {
     })
 }
 
-async fn prepare_template(server: &PrivatePostgres, admin: &Client) {
-    admin.batch_execute(&format!("create database {TEMPLATE} owner parkmate")).await.unwrap();
-    let url = server.url("parkmate", TEMPLATE);
+/// Makes the roles of a new server, and in it a database with the parking application and its ten events. `url` is its owner's.
+pub async fn prepare(admin: &Client, url: &str, name: &str) {
+    admin.batch_execute("create role parkmate login; create role parking_app login").await.unwrap();
+    admin.batch_execute(&format!("create database {name} owner parkmate")).await.unwrap();
     Store::new(&url.parse().unwrap(), 2).unwrap().migrate().await.expect("migrate as an owner who is no superuser");
-    let owner = connect(&url).await;
+    let owner = connect(url).await;
     load_parkmate(&owner).await;
     owner.batch_execute(include_str!("../../sql/parkmate/events.sql")).await.expect("events.sql");
 }

@@ -1,7 +1,13 @@
 //! A database, a service on it, sockets to that.
 
+pub mod checker;
 pub mod database;
 pub mod inbox;
+pub mod namespace;
+pub mod process;
+pub mod proxy;
+pub mod raw_socket;
+pub mod server;
 pub mod service;
 pub mod slow_link;
 pub mod socket;

@@ -33,9 +33,14 @@ impl Service {
 
     /// Starts one and does not wait.
     pub async fn start(url: &str) -> Self {
+        Self::start_with(url, |_| {}).await
+    }
+
+    /// Starts one with settings of its own and does not wait.
+    pub async fn start_with(url: &str, set: impl FnOnce(&mut ServeConfig)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let config = ServeConfig {
+        let mut config = ServeConfig {
             database: DatabaseConfig { database_url: url.parse().unwrap() },
             listen: address,
             auth: AuthMode::None,
@@ -44,6 +49,7 @@ impl Service {
             retention: Duration::from_secs(7 * 86_400),
             pool_size: 4,
         };
+        set(&mut config);
         let stop = CancellationToken::new();
         let running = tokio::spawn(server::run(config, listener, None, stop.clone()));
         Self { address, stop, running }
@@ -60,12 +66,7 @@ impl Service {
 
     /// A figure of `/metrics`.
     pub async fn metric(&self, name: &str) -> u64 {
-        let text = self.get("/metrics").await.unwrap().text().await.unwrap();
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(&format!("{name} ")))
-            .unwrap_or_else(|| panic!("no {name} in\n{text}"));
-        line.split(' ').nth(1).unwrap().parse().unwrap()
+        metric(self.address, name).await
     }
 
     /// Tells it to stop; returns when it has.
@@ -78,4 +79,14 @@ impl Service {
     pub fn begin_to_stop(&self) {
         self.stop.cancel();
     }
+}
+
+/// A figure of the `/metrics` of a service at an address.
+pub async fn metric(address: SocketAddr, name: &str) -> u64 {
+    let text = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{name} ")))
+        .unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    line.split(' ').nth(1).unwrap().parse().unwrap()
 }
