@@ -34,8 +34,8 @@ pub enum Command {
 /// Where the database is.
 #[derive(Args, Clone, Debug)]
 pub struct DatabaseConfig {
-    /// The database, as postgresql://user:password@host:port/database. LISTEN needs the primary itself or a pool in session
-    /// mode.
+    /// The database, as postgresql://user:password@host:port/database; of several hosts, as in user@db1:5432,db2:5432/database,
+    /// the one that is the primary is used. LISTEN needs the primary itself or a pool in session mode.
     #[arg(long, env = "NOTIFIER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: DatabaseUrl,
 }

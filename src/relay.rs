@@ -53,13 +53,17 @@ impl Relay {
         self.readiness.wait_for(|readiness| *readiness == Readiness::Ready).await?;
         let mut link = self.store.link().await?;
         link.prepare_to_lead().await?;
+        // When the listener connects anew, it may be to another server: so does this, then.
         while !link.lead().await? {
             sleep(INTERVAL).await;
+            if self.readiness.has_changed()? {
+                return Ok(());
+            }
         }
         info!("this instance is the relay: writers announce what they commit");
         self.metrics.relay.set(1);
         // A relay that does not listen steps down: another one hears what it asks for.
-        while *self.readiness.borrow() == Readiness::Ready {
+        while !self.readiness.has_changed()? {
             // Also what keeps the session from being idle, and so the locks.
             link.beat("relay").await?;
             sleep(INTERVAL).await;

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::scheduler::{self, Alarm};
-use crate::store::Store;
+use crate::store::{NoPrimary, Store};
 use crate::{http, session};
 use session::Strikes;
 
@@ -37,22 +37,29 @@ const NOTE_LIMIT: Duration = Duration::from_secs(1);
 /// for the demo, its page. Never changes the schema.
 ///
 /// # Errors
-/// At the start only: the database cannot be reached, or its schema is not one this binary works with. Later the service
-/// waits for the database as long as it takes.
+/// At the start only: the database cannot be reached, or its schema is not one this binary works with. Where only standbys can be
+/// reached, and later in any case, the service waits for the database as long as it takes.
 pub async fn run(
     config: ServeConfig,
     listener: TcpListener,
     demo: Option<Demo>,
     stop: CancellationToken,
 ) -> Result<()> {
-    // Catch-ups have a pool of their own: however many sockets come back at once, the parts that serve them all go on. So has the
-    // inbox: however much history is read, sockets open.
-    let store = Store::new(&config.database.database_url, PARTS_POOL)?;
-    let catch_up_store = Store::new(&config.database.database_url, config.pool_size)?;
-    let inbox = Store::new(&config.database.database_url, INBOX_POOL)?;
-    tokio::select! {
-        checked = store.check_schema() => checked?,
+    // Catch-ups have connections of their own: however many sockets come back at once, the parts that serve them all go on. So has
+    // the inbox: however much history is read, sockets open.
+    let sizes = [PARTS_POOL, config.pool_size, INBOX_POOL];
+    let [store, catch_up_store, inbox] = Store::several(&config.database.database_url, sizes)?;
+    let sought = tokio::select! {
+        sought = store.seek() => sought,
         () = stop.cancelled() => return Ok(()),
+    };
+    match sought {
+        Ok(_) => {}
+        // One of them is promoted some day. Until then sockets wait, and /readyz says what for.
+        Err(error) if error.downcast_ref().is_some_and(NoPrimary::is_standby) => {
+            warn!(error = format!("{error:#}"), "waiting for a primary");
+        }
+        Err(error) => return Err(error),
     }
     let registry = Arc::new(Registry::new());
 

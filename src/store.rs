@@ -1,5 +1,6 @@
 //! The only file that sends SQL, with what stands under it in `store/`: everything else asks here.
 
+mod hosts;
 mod inbox;
 mod link;
 mod migrations;
@@ -14,22 +15,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Config, NoTls, Row};
+use tokio_postgres::{Config, Row};
 use tracing::error;
 
 use crate::protocol::{Cursor, Epoch, Notification, Position};
 
+pub use hosts::NoPrimary;
 pub use inbox::{Entry, InboxPage, Marked};
 pub use link::Link;
 pub use sockets::{Delivered, Gap, Opened, Opening, Page};
 
-/// How long connecting to one host may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+use hosts::Hosts;
+
 /// How long a statement may take to answer: then its server is lost, whatever TCP says.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -62,7 +64,7 @@ impl fmt::Debug for DatabaseUrl {
 impl DatabaseUrl {
     fn config(&self) -> Result<Config> {
         // The parser's own message repeats parts of the text.
-        let mut config: Config = self.0.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty()).context(
+        let config: Config = self.0.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty()).context(
             "the database URL is malformed: it reads postgresql://user:password@host:port/database (TLS to the \
                  database, as by sslmode=verify-full, is not supported yet)",
         )?;
@@ -75,35 +77,14 @@ impl DatabaseUrl {
                 "sslmode=require: this version speaks no TLS to Postgres; use a private network, a socket or a tunnel"
             );
         }
-        // A link that died without a word is noticed by keepalives and by what is not acknowledged.
-        config
-            .connect_timeout(CONNECT_LIMIT)
-            .tcp_user_timeout(Duration::from_secs(10))
-            .keepalives_idle(Duration::from_secs(5))
-            .keepalives_interval(Duration::from_secs(2))
-            .keepalives_retries(3);
-        if config.get_application_name().is_none() {
-            config.application_name("parkmate-notifier");
+        let hosts = config.get_hosts().len();
+        if ![0, 1, hosts].contains(&config.get_ports().len()) || ![0, hosts].contains(&config.get_hostaddrs().len()) {
+            bail!(
+                "the database URL is malformed: each host has a port or all have one, and each has a hostaddr or none"
+            );
         }
         Ok(config)
     }
-}
-
-/// Host, port and name of a database, for messages.
-fn place(config: &Config) -> String {
-    let hosts: Vec<String> = config
-        .get_hosts()
-        .iter()
-        .enumerate()
-        .map(|(i, host)| {
-            let port = config.get_ports().get(i).or(config.get_ports().first()).unwrap_or(&5432);
-            match host {
-                Host::Tcp(name) => format!("{name}:{port}"),
-                Host::Unix(path) => format!("{}:{port}", path.display()),
-            }
-        })
-        .collect();
-    format!("{}, database {}", hosts.join(","), config.get_dbname().or(config.get_user()).unwrap_or_default())
 }
 
 /// What a read of the stream tells beside notifications.
@@ -146,8 +127,9 @@ pub struct Timer {
 /// one and as long for an answer, and may be dropped at any time: what it began is then finished or undone by the database.
 #[derive(Clone)]
 pub struct Store {
-    config: Arc<Config>,
-    pool: Pool,
+    hosts: Arc<Hosts>,
+    /// Which of the pools.
+    pool: usize,
 }
 
 impl Store {
@@ -156,35 +138,48 @@ impl Store {
     /// # Errors
     /// The address is malformed.
     pub fn new(url: &DatabaseUrl, size: usize) -> Result<Self> {
-        let config = url.config()?;
-        let manager =
-            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let limit = Some(Duration::from_secs(10));
-        let pool = Pool::builder(manager)
-            .max_size(size)
-            .runtime(Runtime::Tokio1)
-            .timeouts(Timeouts { wait: limit, create: limit, recycle: limit })
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move {
-                    client.batch_execute(SESSION).await.map_err(HookError::Backend)?;
-                    client.batch_execute(STATEMENT_LIMIT).await.map_err(HookError::Backend)
-                })
-            }))
-            .build()?;
-        Ok(Self { config: Arc::new(config), pool })
+        let [store] = Self::several(url, [size])?;
+        Ok(store)
     }
 
-    /// A connection of its own, outside the pool: for LISTEN and for locks that live as long as their session.
+    /// Several pools to one and the same server. Connects to nothing yet.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses.
-    pub async fn link(&self) -> Result<Link> {
-        Link::connect(&self.config).await.with_context(|| format!("connecting to {}", self.place()))
+    /// The address is malformed.
+    pub fn several<const N: usize>(url: &DatabaseUrl, sizes: [usize; N]) -> Result<[Self; N]> {
+        let hosts = Arc::new(Hosts::new(url.config()?, &sizes));
+        Ok(std::array::from_fn(|pool| Self { hosts: hosts.clone(), pool }))
     }
 
-    /// Host, port and name of the database, for messages.
+    /// Looks for the primary, for the listener: all else is asked of the server it listens to, and from the first call on nobody
+    /// but it looks. Connections to another server end. The first time it makes sure that the schema is one this binary works
+    /// with. Returns a connection outside the pools, and a position that is older than any answer of this server.
+    ///
+    /// # Errors
+    /// [`NoPrimary`], with each host's reason; or says which side of the schema is older and what to do.
+    pub async fn seek(&self) -> Result<(Link, Position)> {
+        self.hosts.lead();
+        let (mut link, position) =
+            self.hosts.look().await.with_context(|| format!("connecting to {}", self.place()))?;
+        // Once: beside a newer schema an older instance goes on until it is replaced, and must be able to come back to it.
+        if !self.hosts.is_checked() {
+            migrations::check(&mut link).await?;
+            self.hosts.checked();
+        }
+        Ok((link, position))
+    }
+
+    /// A connection of its own to the primary, outside the pools: for locks that live as long as their session.
+    ///
+    /// # Errors
+    /// The server cannot be reached, refuses, or is not the one that is listened to any more.
+    pub async fn link(&self) -> Result<Link> {
+        self.hosts.link().await.with_context(|| format!("connecting to {}", self.place()))
+    }
+
+    /// Hosts, ports and name of the database, for messages.
     pub fn place(&self) -> String {
-        place(&self.config)
+        self.hosts.place()
     }
 
     /// Brings the schema `notifier` to this binary's version. Any number may call it at once.
@@ -333,7 +328,7 @@ impl Store {
     }
 
     async fn lease(&self) -> Result<Lease> {
-        Ok(Lease { object: Some(self.pool.get().await?), asking: AtomicBool::new(false) })
+        Ok(Lease { object: Some(self.hosts.pooled(self.pool).await?), asking: AtomicBool::new(false) })
     }
 }
 
@@ -354,6 +349,9 @@ impl Lease {
         self.asking.store(true, Ordering::Relaxed);
         let answer = timeout(limit, question).await.context("the database does not answer")?;
         let answer = answer?;
+        // Another server is the primary now, or this one was started again.
+        let asked = Object::pool(self).is_some_and(|pool| !pool.is_closed());
+        ensure!(asked, "the server that answered is not the one to ask any more");
         self.asking.store(false, Ordering::Relaxed);
         Ok(answer)
     }

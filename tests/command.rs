@@ -70,6 +70,13 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
         (serve("http://u:geheim@127.0.0.1/x", here, "none"), 1, "postgresql://user:password@host:port/database"),
         (serve(&unmigrated.url(), here, "none"), 1, "run `parkmate-notifier migrate` first"),
         (serve("postgresql://u:geh@eim@127.0.0.1:1/x", here, "none"), 1, "@ is written %40"),
+        (
+            serve("postgresql://u:geheim@127.0.0.1:1,127.0.0.1:2/x", here, "none"),
+            1,
+            "connecting to 127.0.0.1:1,127.0.0.1:2, database x: 127.0.0.1:1: error connecting to server: Connection refused \
+             (os error 111); 127.0.0.1:2: error",
+        ),
+        (serve("host=a,b,c port=1,2 user=u password=geheim", here, "none"), 1, "each host has a port or all have one"),
         (serve("postgresql://u:geheim@127.0.0.1:1/x?sslmode=require", here, "none"), 1, "speaks no TLS to Postgres"),
         (serve(&migrated.url(), "0.0.0.0:0", "none"), 1, "--auth none lets anyone read anyone"),
         (serve(&migrated.url(), "[::]:0", "none"), 1, "listen on 127.0.0.1"),

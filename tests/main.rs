@@ -11,6 +11,7 @@ mod description;
 mod devices;
 mod epochs;
 mod events;
+mod failover;
 mod faults;
 mod harmless;
 mod http;

@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::protocol::{Cursor, Epoch, Position};
+use crate::protocol::{Cursor, Epoch};
 use anyhow::{Context, Result, bail};
 use tokio::time::timeout;
 use tokio_postgres::tls::NoTlsStream;
@@ -21,11 +21,9 @@ pub struct Link {
 }
 
 impl Link {
+    /// Without a limit: the caller has one for all that it wants to know of the server.
     pub(super) async fn connect(config: &Config) -> Result<Self> {
-        // connect_timeout covers the TCP handshake alone: a server that accepts and says nothing needs the second limit.
-        let (client, connection) = timeout(2 * super::CONNECT_LIMIT, config.connect(NoTls))
-            .await
-            .context("the server accepts but does not answer")??;
+        let (client, connection) = config.connect(NoTls).await?;
         Ok(Self { client, connection, inbox: VecDeque::new() })
     }
 
@@ -83,15 +81,6 @@ impl Link {
                 None => bail!("the server closed the connection"),
             }
         }
-    }
-
-    /// The position the database is at.
-    ///
-    /// # Errors
-    /// See [`Link::query`].
-    pub async fn position(&mut self) -> Result<Position> {
-        let rows = self.query("select pg_current_snapshot()").await?;
-        rows.first().and_then(|row| row.get(0)).context("the database has no position")?.parse()
     }
 
     /// Which history of the database this is, and the position up to which it is the same as the known one. Begins another epoch

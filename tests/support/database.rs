@@ -8,7 +8,7 @@ use parkmate_notifier::store::Store;
 use tokio_postgres::{Client, NoTls, Row};
 
 /// The parking application with its ten events, migrated once and copied for each test.
-const TEMPLATE: &str = "parkmate_template";
+pub const TEMPLATE: &str = "parkmate_template";
 
 /// The server all tests share. Ended by its keeper when this process ends, in whatever way.
 pub fn postgres() -> &'static PrivatePostgres {

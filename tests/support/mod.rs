@@ -11,6 +11,7 @@ pub mod server;
 pub mod service;
 pub mod slow_link;
 pub mod socket;
+pub mod standby;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub use database::Database;
 pub use inbox::Inbox;
 pub use service::Service;
 pub use socket::Socket;
+pub use standby::Pair;
 
 /// How long anything may take before the test fails. Nothing waits this long when all is well.
 pub const LIMIT: Duration = Duration::from_secs(60);
