@@ -278,7 +278,7 @@ async fn a_held_transaction_an_open_select_and_retention_cost_neither_reads_nor_
     const ROWS: i64 = 1_000;
     let factor: i64 = std::env::var("TORTURE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
     let batches = 20 * factor;
-    let database = Database::new().await;
+    let database = Database::alone().await;
     database.run(OLD).await;
     database.run("select notifier.old('8 days', 100)").await;
     sweep(&database).await;
@@ -330,7 +330,7 @@ async fn a_held_transaction_an_open_select_and_retention_cost_neither_reads_nor_
         notified += i64::from(!payload.contains("beat"));
     }
     assert!(notified <= 2 * batches, "{notified} NOTIFYs for {batches} statements");
-    assert_eq!(database.one::<f64>("select pg_notification_queue_usage()").await, 0.0);
+    assert!(database.one::<f64>("select pg_notification_queue_usage()").await < 0.001);
     assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
     assert!(!spilled(&database).await);
 

@@ -1,5 +1,5 @@
--- notifier.empty_leaf: empty a leaf of notifier.notification of which every row has expired. It waits for one lock_timeout at most,
--- since whoever comes to read the leaf meanwhile waits behind it.
+-- notifier.empty_leaf: empty a leaf of notifier.notification of which every row has expired. It waits for one lock_timeout at
+-- most, since whoever comes to read the leaf meanwhile waits behind it.
 --   _slot      the leaf
 --   _before    notifications created before this have expired
 --   _settled   those not visible here stay: readers may not have seen them

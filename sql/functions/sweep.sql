@@ -22,6 +22,9 @@ declare
   _expired  constant timestamptz := _now - sweep._retention;
   _overdue  constant timestamptz := _expired - least(sweep._retention, interval '1 day');
   _day_ends timestamptz[];
+  _table    text;
+  _since    text;
+  _before   timestamptz;
   _progress notifier.progress;
   _pruned   xid8;
   _one      xid8;
@@ -46,13 +49,14 @@ begin
   end if;
   select p.* into _progress from notifier.progress p;
   if _progress.swept_at > _now - interval '1 minute' and _progress.swept_at <= _now then
-    return next 'nothing done: the last sweep was less than a minute ago, and readers have that long to see what was committed late';
+    return next 'nothing done: the last sweep was less than a minute ago, and readers have that long to see what came late';
     return;
   end if;
 
   -- Of each leaf the end of the last day that it was written in.
   _day_ends := array(
-    select to_timestamp((_today - (_today - s.slot + 16) % 16 + 1) * 86400) from generate_series(0, 15) as s(slot) order by s.slot);
+    select to_timestamp((_today - (_today - s.slot + 16) % 16 + 1) * 86400)
+    from generate_series(0, 15) as s(slot) order by s.slot);
 
   -- Rows that should have gone with their leaf. The oldest have the smallest ids: no leaf is read to its end for them.
   for _slot in 0..15 loop
@@ -83,33 +87,23 @@ begin
     exit when _more;
   end loop;
 
-  -- What no index leads to is looked for once a day, and while there is much of it.
-  if not _more and (_progress.swept_at < date_trunc('day', _now)) then
-    delete from notifier.fired f where f.ctid = any (array(
-      select t.ctid from notifier.fired t where t.until < _expired limit _batch for update skip locked));
-    get diagnostics _count = row_count;
-    _more := _more or _count >= _batch / 2;
-    if _count > 0 then
-      return next format('notifier.fired: %s rows deleted', _count);
-      _idle := false;
-    end if;
-    -- Longer than any retention: a device that comes back is told what it missed, or that there is a gap.
-    delete from notifier.device d where d.ctid = any (array(
-      select t.ctid from notifier.device t where t.seen_at < _now - interval '30 days' limit _batch for update skip locked));
-    get diagnostics _count = row_count;
-    _more := _more or _count >= _batch / 2;
-    if _count > 0 then
-      return next format('notifier.device: %s rows deleted', _count);
-      _idle := false;
-    end if;
-    delete from notifier.fault_record r where r.id = any (array(
-      select t.id from notifier.fault_record t where t.recorded_at < _expired limit _batch for update skip locked));
-    get diagnostics _count = row_count;
-    _more := _more or _count >= _batch / 2;
-    if _count > 0 then
-      return next format('notifier.fault_record: %s rows deleted', _count);
-      _idle := false;
-    end if;
+  -- What no index leads to is looked for once a day, and while there is much of it. A device is kept for longer than any
+  -- notification: when it comes back it is told what it missed, or that there is a gap.
+  if not _more and _progress.swept_at < date_trunc('day', _now) then
+    for _table, _since, _before in values
+      ('fired', 'until', _expired), ('device', 'seen_at', _now - interval '30 days'), ('fault_record', 'recorded_at', _expired)
+    loop
+      execute format(
+        'delete from notifier.%1$I t where t.ctid = any (array(
+           select l.ctid from notifier.%1$I l where l.%2$I < $1 limit $2 for update skip locked))', _table, _since)
+      using _before, _batch;
+      get diagnostics _count = row_count;
+      _more := _more or _count >= _batch / 2;
+      if _count > 0 then
+        return next format('notifier.%s: %s rows deleted', _table, _count);
+        _idle := false;
+      end if;
+    end loop;
   end if;
 
   -- Taken before the leaves are locked, since this may have to wait for an instance that notes its position.

@@ -60,6 +60,7 @@ pub async fn connect(url: &str) -> Client {
 
 /// A database, its owner's connection, and that of an application without any right in the schema `notifier`.
 pub struct Database {
+    server: &'static PrivatePostgres,
     pub name: String,
     pub owner: Client,
     pub app: Client,
@@ -76,28 +77,40 @@ impl Database {
         Self::copy_of("template0").await
     }
 
+    /// On a server of its own, with the parking application: for what other tests would notice, such as a transaction that stays
+    /// open for long. The server lives as long as the test run.
+    pub async fn alone() -> Self {
+        let server = PrivatePostgres::start_with(&["max_prepared_transactions = 10"]).await.expect("a Postgres");
+        prepare(&server).await;
+        Self::at(Box::leak(Box::new(server)), TEMPLATE.to_owned()).await
+    }
+
     async fn copy_of(template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let admin = connect(&postgres().url("postgres", "postgres")).await;
         admin.batch_execute(&format!("create database {name} template {template} owner parkmate")).await.unwrap();
-        let (owner, app) = (postgres().url("parkmate", &name), postgres().url("parking_app", &name));
-        Self { owner: connect(&owner).await, app: connect(&app).await, name }
+        Self::at(postgres(), name).await
+    }
+
+    async fn at(server: &'static PrivatePostgres, name: String) -> Self {
+        let (owner, app) = (server.url("parkmate", &name), server.url("parking_app", &name));
+        Self { owner: connect(&owner).await, app: connect(&app).await, server, name }
     }
 
     /// The owner's address of it.
     pub fn url(&self) -> String {
-        postgres().url("parkmate", &self.name)
+        self.server.url("parkmate", &self.name)
     }
 
     /// A connection as the cluster's superuser.
     pub async fn superuser(&self) -> Client {
-        connect(&postgres().url("postgres", &self.name)).await
+        connect(&self.server.url("postgres", &self.name)).await
     }
 
     /// One more connection of the application.
     pub async fn another_app(&self) -> Client {
-        connect(&postgres().url("parking_app", &self.name)).await
+        connect(&self.server.url("parking_app", &self.name)).await
     }
 
     /// Lets nobody in any more and ends the service's connections.
