@@ -21,14 +21,19 @@ pub fn postgres() -> &'static PrivatePostgres {
                 let server = PrivatePostgres::start_with(&["max_prepared_transactions = 10"])
                     .await
                     .expect("a Postgres to test with");
-                let admin = connect(&server.url("postgres", "postgres")).await;
-                prepare(&admin, &server.url("parkmate", TEMPLATE), TEMPLATE).await;
+                prepare_template(&server).await;
                 server
             })
         })
         .join()
         .unwrap()
     })
+}
+
+/// The roles and the template on a server.
+pub async fn prepare_template(server: &PrivatePostgres) {
+    let admin = connect(&server.url("postgres", "postgres")).await;
+    prepare(&admin, &server.url("parkmate", TEMPLATE), TEMPLATE).await;
 }
 
 /// Makes the roles of a new server, and in it a database with the parking application and its ten events. `url` is its owner's.
@@ -81,7 +86,7 @@ impl Database {
     /// open for long. The server lives as long as the test run.
     pub async fn alone() -> Self {
         let server = PrivatePostgres::start_with(&["max_prepared_transactions = 10"]).await.expect("a Postgres");
-        prepare(&server).await;
+        prepare_template(&server).await;
         Self::at(Box::leak(Box::new(server)), TEMPLATE.to_owned()).await
     }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use parkmate_notifier::cli::private_postgres::PrivatePostgres;
 use tokio_postgres::Client;
 
-use super::database::{TEMPLATE, connect, prepare};
+use super::database::{TEMPLATE, connect, prepare_template};
 use super::eventually;
 
 /// As that of the primary: ends the server when this process ends, in whatever way.
@@ -33,8 +33,7 @@ impl Pair {
     /// A primary, and a standby that streams from it.
     pub async fn new() -> Self {
         let primary = PrivatePostgres::start().await.expect("a primary");
-        let admin = connect(&primary.url("postgres", "postgres")).await;
-        prepare(&admin, &primary.url("parkmate", TEMPLATE), TEMPLATE).await;
+        prepare_template(&primary).await;
         let standby = Standby::of(&primary);
         eventually("the standby streams", || async {
             tokio_postgres::connect(&standby.url("postgres"), tokio_postgres::NoTls).await.is_ok()
