@@ -16,7 +16,8 @@ use crate::support::checker::{Checker, Place, Plan, size};
 use crate::support::process::{Process, allow_many_files};
 use crate::support::proxy::Proxy;
 use crate::support::raw_socket::RawSocket;
-use crate::support::{Database, Service, Socket, eventually};
+use crate::support::service::metric;
+use crate::support::{Database, Socket, eventually};
 
 /// Others are told within this while somebody is stuck: less than the patience of the service with the one who is.
 const UNAFFECTED: Duration = Duration::from_secs(8);
@@ -45,26 +46,25 @@ async fn clients_go_silent_without_closing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_stops_reading() {
     let place = Place::of(&Database::new().await);
-    let service = Service::at(&place.url("parkmate")).await;
+    let service = Process::start(&place.url("parkmate"), here()).await;
     let checker = Checker::start(Plan::new("a client stops reading"), &place, service.address).await;
     let stopped = Socket::open(service.address, "999").await;
     let owner = crate::support::database::connect(&place.url("parkmate")).await;
     // More than the kernel's buffers on the way take.
     owner
-        .batch_execute("select notifier.send('999', 'info', n || repeat('x', 100000)) from generate_series(1, 200) n")
+        .batch_execute("select notifier.send('999', 'info', n || repeat('x', 100000)) from generate_series(1, 60) n")
         .await
         .unwrap();
-    eventually("it is given up", || async { service.metric("notifier_stuck_sockets_total").await == 1 }).await;
+    eventually("it is given up", || async { metric(service.address, "notifier_stuck_sockets_total").await == 1 }).await;
     checker.written(50).await;
     let others = checker.ledger.slowest(|_| true);
     assert!(others < UNAFFECTED, "others waited for {others:?}");
     drop(stopped);
-    // Nothing of it is lost: none was confirmed. It is told the newest, and how many there are besides.
+    // Nothing of it is lost: none was confirmed.
     let mut again = Socket::open(service.address, "999").await;
-    for n in 181..=200 {
+    for n in 1..=60 {
         assert!(again.frame().await["message"].as_str().unwrap().starts_with(&format!("{n}x")));
     }
-    assert_eq!(again.frame().await["more"], 180);
     checker.finish().await.nothing_lost().no_write_failed();
 }
 
@@ -175,7 +175,7 @@ async fn very_many_sockets_come_back_at_once() {
         let sql = "select pg_stat_force_next_flush() is null, xact_commit from pg_stat_database where datname = current_database()";
         admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(1)
     };
-    for _ in 0..size(1, 5) {
+    for _ in 0..size(1, 2) {
         checker.go_online(false).await;
         let everybody: Vec<i64> = (0..many).map(|number| plan.user(number)).collect();
         for _ in 0..3 {
