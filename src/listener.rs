@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use futures_util::future::OptionFuture;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -34,8 +34,12 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// How long the database may gather rows for a read, at first: after a long outage it takes what it takes, so this doubles with
 /// each read that fails.
 const GATHER_LIMIT: Duration = Duration::from_secs(15);
-/// How long the first beat may take: it proves LISTEN before anybody trusts it.
+/// How long the first beat may take before this tells why it thinks that LISTEN does not work.
 const PROOF_LIMIT: Duration = Duration::from_secs(3);
+/// What is most likely wrong when LISTEN was accepted and the first beat does not arrive.
+const POOLER: &str = "LISTEN was accepted but a NOTIFY to itself did not arrive: is there a pooler in transaction mode (pgbouncer \
+    pool_mode = transaction) in between? LISTEN needs a session of its own: give --database-url the server itself, or a pool in \
+    session mode";
 /// The longest pause between two attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -96,7 +100,7 @@ impl Listener {
         let (mut link, position) = self.store.seek().await?;
         let known = self.registry.position();
         let same = link.identify(known.epoch).await?;
-        let mut channel = link.listen().await?;
+        let channel = link.listen().await?;
         // LISTEN is committed: what it did not hear is behind the position, and read soon.
         if known.epoch == Epoch::default() {
             // The first sockets wait for this: what they read is newer.
@@ -105,28 +109,23 @@ impl Listener {
             warn!(epoch = %same.epoch, "the database has begun another epoch: ids may have come back");
             self.registry.begin(same.epoch, known.position.older(&same.position).clone());
         }
-        let me = format!("{:016x}", fastrand::u64(..));
-        if let Err(error) = self.prove(&mut link, &me).await {
-            // A pooler may have put LISTEN on a session that others use.
-            let _ = link.unlisten().await;
-            return Err(error);
-        }
         link.prepare_to_listen().await?;
-        if self.metrics.listener_connects.get() > 0 {
-            // What was read meanwhile was told to nobody.
-            self.catch_up.recount();
-        }
-        self.metrics.listener_connects.inc();
-        self.readiness.send_replace(Readiness::Ready);
-        info!("listening");
+        self.attend(link, channel, attempt).await
+    }
 
+    /// Hears and reads until something is wrong. It reads whether LISTEN works or not.
+    async fn attend(&self, mut link: Link, mut channel: String, attempt: &mut u32) -> Result<std::convert::Infallible> {
+        let me = format!("{:016x}", fastrand::u64(..));
         let mut look = Some(self.look(GATHER_LIMIT));
         let mut gather = GATHER_LIMIT;
         let mut looked_at = Instant::now();
+        // A beat of its own, sent through another connection, proves that LISTEN works.
+        let mut beat = Some(self.beat(&me));
+        let mut asked = true;
+        let mut proved = false;
+        let mut doubt = POOLER.to_owned();
         let mut heard = Instant::now();
         let mut silent = false;
-        let mut asked = false;
-        let mut beat = None;
         let mut wanted = false;
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -137,7 +136,13 @@ impl Listener {
                     Ok(Payload::Notification(notification)) => self.publish(&notification),
                     Ok(Payload::Read) => wanted = true,
                     Ok(Payload::Due(at)) => self.alarm.earlier(seconds(at)),
-                    Ok(Payload::Beat(_)) => (heard, asked) = (Instant::now(), false),
+                    Ok(Payload::Beat(from)) => {
+                        (heard, asked) = (Instant::now(), false);
+                        if from == me && !proved {
+                            (proved, *attempt) = (true, 0);
+                            self.proved();
+                        }
+                    }
                     Ok(Payload::ReadBy(read_by)) => self.catch_up.mirror(read_by),
                     Err(error) => {
                         // Its text may be anybody's, and the error quotes it. If it was one of ours, the read finds the row.
@@ -158,8 +163,10 @@ impl Listener {
                                 channel = link.listen_anew(&channel).await?;
                                 wanted = true;
                             }
-                            (looked_at, gather, *attempt) = (Instant::now(), GATHER_LIMIT, 0);
-                            self.tell(Readiness::Ready);
+                            (looked_at, gather) = (Instant::now(), GATHER_LIMIT);
+                            if proved {
+                                self.tell(Readiness::Ready);
+                            }
                         }
                         Err(error) if error.is::<OtherEpoch>() => return Err(error),
                         // The position has not moved: the next look reads the same again.
@@ -172,6 +179,7 @@ impl Listener {
                 Some(beaten) = OptionFuture::from(beat.as_mut()) => {
                     beat = None;
                     if let Err(error) = beaten {
+                        doubt = format!("sending a beat failed: {error:#}");
                         warn!(error = format!("{error:#}"), "sending a beat failed");
                         asked = false;
                     }
@@ -188,10 +196,18 @@ impl Listener {
                 let why = format!("the database has not answered a read for {} s", looked_at.elapsed().as_secs());
                 self.tell(Readiness::NotReady(why));
             }
+            if tick && !proved && heard.elapsed() > PROOF_LIMIT {
+                self.tell(Readiness::NotReady(doubt.clone()));
+            }
             if tick && heard.elapsed() > BEAT_LIMIT {
                 // Told twice: after a pause of this very process a beat may be waiting to be read.
                 if std::mem::replace(&mut silent, true) {
-                    bail!("LISTEN has gone silent: no beat for {} s", heard.elapsed().as_secs());
+                    if !proved {
+                        // A pooler may have put LISTEN on a session that others use.
+                        let _ = link.unlisten().await;
+                    }
+                    let why = if proved { "LISTEN has gone silent" } else { doubt.as_str() };
+                    bail!("{why}: no beat for {} s", heard.elapsed().as_secs());
                 }
             } else if tick {
                 silent = false;
@@ -203,30 +219,15 @@ impl Listener {
         }
     }
 
-    /// Sends a beat to itself and waits for it.
-    async fn prove(&self, link: &mut Link, me: &str) -> Result<()> {
-        let mut beat = Some(self.beat(me));
-        let heard = async {
-            loop {
-                tokio::select! {
-                    Some(beaten) = OptionFuture::from(beat.as_mut()) => {
-                        beat = None;
-                        beaten?;
-                    }
-                    payload = link.next() => match Payload::decode(&payload?) {
-                        Ok(Payload::Beat(from)) if from == me => return Ok::<_, anyhow::Error>(()),
-                        Ok(Payload::Notification(notification)) => self.publish(&notification),
-                        // The first look reads on anyway.
-                        _ => {}
-                    },
-                }
-            }
-        };
-        timeout(PROOF_LIMIT, heard).await.ok().context(
-            "LISTEN was accepted but a NOTIFY to itself did not arrive: is there a pooler in transaction mode (pgbouncer \
-             pool_mode = transaction) in between? LISTEN needs a session of its own: give --database-url the server itself, \
-             or a pool in session mode",
-        )?
+    /// LISTEN works.
+    fn proved(&self) {
+        if self.metrics.listener_connects.get() > 0 {
+            // What was read meanwhile was told to nobody.
+            self.catch_up.recount();
+        }
+        self.metrics.listener_connects.inc();
+        self.readiness.send_replace(Readiness::Ready);
+        info!("listening");
     }
 
     /// Through another connection: its own NOTIFY a session hears even where a pooler would keep all others' from it.

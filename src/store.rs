@@ -208,7 +208,8 @@ impl Store {
         let lease = self.lease().await?;
         let rows = lease
             .limit(ANSWER_LIMIT, async {
-                lease.batch_execute(&format!("set statement_timeout = '{}s'", limit.as_secs())).await?;
+                // The server counts while it sends as well, and a slow reader is no slow query.
+                lease.batch_execute(&format!("set statement_timeout = '{}s'", 600 + limit.as_secs())).await?;
                 let statement = lease.prepare_cached("select * from notifier.stream($1::text::pg_snapshot)").await?;
                 lease.query_raw(&statement, [after.position.to_string()]).await
             })

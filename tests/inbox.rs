@@ -322,5 +322,6 @@ async fn an_inbox_without_its_database_says_so_and_comes_back() {
     }
     assert_eq!(inbox.post(json!({"before": "9"})).await.0, 503);
     database.come_back().await;
+    eventually("the inbox is back", async || inbox.get("/api/notifications/unread-count").await.0 == 200).await;
     assert_eq!(inbox.unread().await, 3);
 }

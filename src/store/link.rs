@@ -152,7 +152,8 @@ impl Link {
     /// See [`Link::query`].
     pub async fn prepare_to_lead(&mut self) -> Result<()> {
         self.query(
-            "set idle_session_timeout = '5s'; set idle_in_transaction_session_timeout = '5s';
+            // A relay beats each second: three beats missed, and another one leads within five seconds.
+            "set idle_session_timeout = '3500ms'; set idle_in_transaction_session_timeout = '3500ms';
              set statement_timeout = '5s'; set lock_timeout = '4s'; set tcp_user_timeout = '5s'",
         )
         .await?;
