@@ -220,7 +220,15 @@ impl Mailbox {
 
     /// Drops nothing that waits; from here on the table is read, from a position of another epoch or an older one.
     fn lag_from(&self, position: &Arc<Cursor>) {
-        self.lock().lag = Some(position.clone());
+        let queue = &mut *self.lock();
+        let lag = match queue.lag.take() {
+            // It has fallen behind further, and that was not read yet.
+            Some(lag) if lag.position.is_older(&position.position) => {
+                Arc::new(Cursor::new(position.epoch, lag.position.clone()))
+            }
+            _ => position.clone(),
+        };
+        queue.lag = Some(lag);
         self.arrived.notify_one();
     }
 
@@ -418,6 +426,20 @@ mod tests {
         assert_eq!((from.epoch.to_string().as_str(), &from.position), ("00000000000000aa", &at("5:5:")));
         assert!(registry.publish(&notification(1, 6, "1")), "the same id and transaction, and perhaps another row");
         assert_eq!(ids(&socket), [1]);
+    }
+
+    #[test]
+    fn epochs_in_quick_succession_make_a_socket_catch_up_from_the_first() {
+        let registry = registry("5:5:");
+        let socket = registry.subscribe("1".parse().unwrap(), None);
+        registry.begin("00000000000000aa".parse().unwrap(), at("7:7:"));
+        registry.begin("00000000000000bb".parse().unwrap(), at("9:9:"));
+        let Taken::Lagged(from) = socket.take(usize::MAX) else { panic!("no lag") };
+        assert_eq!((from.epoch.to_string().as_str(), &from.position), ("00000000000000bb", &at("7:7:")));
+        registry.begin("00000000000000cc".parse().unwrap(), at("9:9:"));
+        registry.begin("00000000000000dd".parse().unwrap(), at("4:4:"));
+        let Taken::Lagged(from) = socket.take(usize::MAX) else { panic!("no lag") };
+        assert_eq!(from.position, at("4:4:"), "of another cluster nothing holds");
     }
 
     #[test]
