@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::catch_up::CatchUp;
 use crate::confirmations::Confirmations;
@@ -26,6 +26,7 @@ use crate::store::{Delivered, Marked, Opened, Opening, Page, Store};
 
 mod intake;
 mod metered;
+mod progress;
 mod receipts;
 mod strikes;
 mod wire;
@@ -44,10 +45,6 @@ const PING_AGAIN: Duration = Duration::from_secs(3);
 const PING_BYTES: usize = 16 * 1024;
 /// How long a client that keeps cursors may give none back while as much is unconfirmed as may be.
 const ACK_PATIENCE: Duration = Duration::from_secs(30);
-/// A cursor names so many ids beside its position at most. With more it names none: the client gets them again and knows them.
-const MAX_TOLD: usize = 64;
-/// So many wishes to mark as read wait at most.
-const MAX_READS: usize = 8;
 /// At least one of so many frames brings a cursor, and the last one that is written.
 const CURSOR_EVERY: u64 = 32;
 
@@ -357,66 +354,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// What a client that keeps cursors asks for; of others everything is ignored.
-    fn asked(&mut self, asked: Asked, now: Instant) -> Option<End> {
-        if let Dialect::Cursors(_) = self.dialect {
-            match asked {
-                Asked::Ack(Some(cursor)) => {
-                    // One that another socket gave out confirms nothing here: what it covers was not sent here.
-                    let count = cursor.sent.filter(|(socket, _)| self.intake.mail().origin() == Some(*socket));
-                    if count.is_some_and(|(_, count)| self.receipts.ack(count, now)) {
-                        self.full = None;
-                        self.note(now);
-                    }
-                }
-                Asked::Ack(None) => {
-                    self.tell(&Told::Error {
-                        code: "bad_cursor",
-                        message: "`cursor` is one that a frame brought, as it was",
-                    });
-                }
-                Asked::Read(read) => match read.get().parse() {
-                    Ok(read) if self.reads.len() < MAX_READS => {
-                        self.reads.push_back(read);
-                        self.mark();
-                    }
-                    Ok(_) => {
-                        self.tell(&Told::Error { code: "busy", message: "too many at once: wait for the answers" })
-                    }
-                    Err(wrong) => self.tell(&Told::Error { code: "bad_read", message: &wrong }),
-                },
-                Asked::Unknown => {}
-            }
-        }
-        None
-    }
-
-    /// Marks as read what comes next, one thing at a time.
-    fn mark(&mut self) {
-        if self.marking.is_none()
-            && let Some(read) = self.reads.pop_front()
-        {
-            let (inbox, user) = (self.context.inbox.clone(), self.intake.user().clone());
-            let origin = self.intake.mail().origin().map(|origin| format!("{origin:x}"));
-            self.marking = Some(Box::pin(async move { inbox.mark_read(&user, &read, origin.as_deref()).await }));
-        }
-    }
-
-    fn marked(&mut self, marked: anyhow::Result<Marked>) {
-        self.marking = None;
-        match marked {
-            Ok(marked) if marked.held.is_empty() => self.tell(&Told::Ok { unread: marked.unread }),
-            Ok(_) => {
-                self.tell(&Told::Error { code: "unavailable", message: "some are locked in the database: try again" })
-            }
-            Err(error) => {
-                warn!(error = format!("{error:#}"), "not marked as read");
-                self.tell(&Told::Error { code: "unavailable", message: "the database does not answer: try again" });
-            }
-        }
-        self.mark();
-    }
-
     /// Does what time brings. Returns why the socket ends if it does.
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
@@ -464,49 +401,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             What::Notification(row, _) => confirmations.delivered(*row),
             What::Summary(summary) => confirmations.summarized((**summary).clone()),
         });
-    }
-
-    /// Tells a client that keeps cursors, or the device's row, how far it is. Returns whether that says all there is to say.
-    fn renew_cursor(&mut self) -> bool {
-        match &self.dialect {
-            Dialect::Cursors(_) => {
-                let Some(cursor) = self.cursor().filter(|cursor| cursor.told.is_empty() && self.told_live) else {
-                    return false;
-                };
-                self.tell(&Told::beat(&cursor));
-                true
-            }
-            Dialect::Plain { device, .. } => {
-                let noted = self.intake.cursor().and_then(|cursor| {
-                    let (position, told) = self.receipts.noted(&cursor.position)?;
-                    Some(Cursor { told, ..Cursor::new(cursor.epoch, position) })
-                });
-                let Some(noted) = noted else { return false };
-                self.context.confirmations.device(self.intake.user().clone(), device.clone(), noted);
-                self.receipts.is_settled()
-            }
-        }
-    }
-
-    /// A cursor that sees what was sent.
-    fn cursor(&self) -> Option<Cursor> {
-        let mut cursor = self.intake.cursor()?;
-        cursor.sent = self.intake.mail().origin().map(|socket| (socket, self.receipts.count()));
-        cursor.told.extend(self.receipts.sent_beside(&cursor));
-        if cursor.told.len() > MAX_TOLD {
-            cursor.told.clear();
-        }
-        cursor.told.sort_unstable();
-        cursor.told.dedup();
-        Some(cursor)
-    }
-
-    /// The cursor that a client brought.
-    fn own_cursor(&self) -> Option<Cursor> {
-        match &self.dialect {
-            Dialect::Cursors(After::Cursor(cursor)) => Some((**cursor).clone()),
-            _ => None,
-        }
     }
 
     /// What a client that should answer pings is known by when it does not.

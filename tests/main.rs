@@ -17,6 +17,7 @@ mod harmless;
 mod http;
 mod inbox;
 mod migrations;
+mod mirrors;
 mod model;
 mod retention;
 mod sockets;

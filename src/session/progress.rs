@@ -1,0 +1,119 @@
+//! How far a socket is, told to clients that keep cursors and noted for the devices of those that don't; and what the former ask for.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{After, Dialect, End, Session};
+use crate::protocol::{Asked, Cursor, Told};
+use crate::store::Marked;
+
+/// A cursor names so many ids beside its position at most. With more it names none: the client gets them again and knows them.
+const MAX_TOLD: usize = 64;
+/// So many wishes to mark as read wait at most.
+const MAX_READS: usize = 8;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// What a client that keeps cursors asks for; of others everything is ignored.
+    pub(super) fn asked(&mut self, asked: Asked, now: Instant) -> Option<End> {
+        if let Dialect::Cursors(_) = self.dialect {
+            match asked {
+                Asked::Ack(Some(cursor)) => {
+                    // One that another socket gave out confirms nothing here: what it covers was not sent here.
+                    let count = cursor.sent.filter(|(socket, _)| self.intake.mail().origin() == Some(*socket));
+                    if count.is_some_and(|(_, count)| self.receipts.ack(count, now)) {
+                        self.full = None;
+                        self.note(now);
+                    }
+                }
+                Asked::Ack(None) => {
+                    self.tell(&Told::Error {
+                        code: "bad_cursor",
+                        message: "`cursor` is one that a frame brought, as it was",
+                    });
+                }
+                Asked::Read(read) => match read.get().parse() {
+                    Ok(read) if self.reads.len() < MAX_READS => {
+                        self.reads.push_back(read);
+                        self.mark();
+                    }
+                    Ok(_) => {
+                        self.tell(&Told::Error { code: "busy", message: "too many at once: wait for the answers" })
+                    }
+                    Err(wrong) => self.tell(&Told::Error { code: "bad_read", message: &wrong }),
+                },
+                Asked::Unknown => {}
+            }
+        }
+        None
+    }
+
+    /// Marks as read what comes next, one thing at a time.
+    fn mark(&mut self) {
+        if self.marking.is_none()
+            && let Some(read) = self.reads.pop_front()
+        {
+            let (inbox, user) = (self.context.inbox.clone(), self.intake.user().clone());
+            let origin = self.intake.mail().origin().map(|origin| format!("{origin:x}"));
+            self.marking = Some(Box::pin(async move { inbox.mark_read(&user, &read, origin.as_deref()).await }));
+        }
+    }
+
+    pub(super) fn marked(&mut self, marked: anyhow::Result<Marked>) {
+        self.marking = None;
+        match marked {
+            Ok(marked) if marked.held.is_empty() => self.tell(&Told::Ok { unread: marked.unread }),
+            Ok(_) => {
+                self.tell(&Told::Error { code: "unavailable", message: "some are locked in the database: try again" })
+            }
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "not marked as read");
+                self.tell(&Told::Error { code: "unavailable", message: "the database does not answer: try again" });
+            }
+        }
+        self.mark();
+    }
+
+    /// Tells a client that keeps cursors, or the device's row, how far it is. Returns whether that says all there is to say.
+    pub(super) fn renew_cursor(&mut self) -> bool {
+        match &self.dialect {
+            Dialect::Cursors(_) => {
+                let Some(cursor) = self.cursor().filter(|cursor| cursor.told.is_empty() && self.told_live) else {
+                    return false;
+                };
+                self.tell(&Told::beat(&cursor));
+                true
+            }
+            Dialect::Plain { device, .. } => {
+                let noted = self.intake.cursor().and_then(|cursor| {
+                    let (position, told) = self.receipts.noted(&cursor.position)?;
+                    Some(Cursor { told, ..Cursor::new(cursor.epoch, position) })
+                });
+                let Some(noted) = noted else { return false };
+                self.context.confirmations.device(self.intake.user().clone(), device.clone(), noted);
+                self.receipts.is_settled()
+            }
+        }
+    }
+
+    /// A cursor that sees what was sent.
+    pub(super) fn cursor(&self) -> Option<Cursor> {
+        let mut cursor = self.intake.cursor()?;
+        cursor.sent = self.intake.mail().origin().map(|socket| (socket, self.receipts.count()));
+        cursor.told.extend(self.receipts.sent_beside(&cursor));
+        if cursor.told.len() > MAX_TOLD {
+            cursor.told.clear();
+        }
+        cursor.told.sort_unstable();
+        cursor.told.dedup();
+        Some(cursor)
+    }
+
+    /// The cursor that a client brought.
+    pub(super) fn own_cursor(&self) -> Option<Cursor> {
+        match &self.dialect {
+            Dialect::Cursors(After::Cursor(cursor)) => Some((**cursor).clone()),
+            _ => None,
+        }
+    }
+}

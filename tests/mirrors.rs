@@ -1,0 +1,138 @@
+//! What is read on one device is read on all: sockets that keep cursors mark as read and are told what others marked.
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::socket::Ending;
+use crate::support::{Database, Inbox, Service, Socket, eventually};
+
+/// The next frame with this `op`.
+async fn told(socket: &mut Socket, op: &str) -> Value {
+    loop {
+        let frame = socket.frame().await;
+        if frame["op"] == op {
+            return frame;
+        }
+    }
+}
+
+async fn say(socket: &mut Socket, frame: Value) {
+    socket.send(Message::Text(frame.to_string().into())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_socket_marks_the_others_learn_on_every_instance() {
+    let database = Database::new().await;
+    let (here, there) = (Service::on(&database).await, Service::on(&database).await);
+    database.run("select notifier.send('8', 'info', 'n ' || n) from generate_series(1, 3) n").await;
+    let mut phone = Socket::open_at(here.address, "8", None).await;
+    let mut laptop = Socket::open_at(there.address, "8", None).await;
+    let mut plain = Socket::open(here.address, "8").await;
+    let mut other = Socket::open_at(here.address, "7", None).await;
+    told(&mut other, "live").await;
+    assert_eq!(phone.hello["unread"], 3);
+    let mut ids = Vec::new();
+    while ids.len() < 3 {
+        ids.push(phone.frame().await["id"].clone());
+    }
+    told(&mut phone, "live").await;
+    told(&mut laptop, "live").await;
+
+    say(&mut phone, json!({"op": "read", "ids": [ids[1]]})).await;
+    assert_eq!(told(&mut phone, "ok").await, json!({"op": "ok", "unread": 2}));
+    assert_eq!(told(&mut laptop, "read").await, json!({"op": "read", "ids": [ids[1]], "unread": 2}));
+    say(&mut laptop, json!({"op": "read", "before": ids[2]})).await;
+    assert_eq!(told(&mut laptop, "ok").await["unread"], 0);
+    assert_eq!(told(&mut phone, "read").await, json!({"op": "read", "before": ids[2], "unread": 0}));
+
+    // By a request as well, to every socket that wants to know.
+    database.run("select notifier.send('8', 'info', 'one more')").await;
+    let more = loop {
+        let frame = phone.frame().await;
+        if frame["message"] == "one more" {
+            break frame["id"].clone();
+        }
+    };
+    assert_eq!(Inbox::of(&there, "8").read(json!({"ids": [more]})).await, 0);
+    for socket in [&mut phone, &mut laptop] {
+        assert_eq!(told(socket, "read").await, json!({"op": "read", "ids": [more], "unread": 0}));
+    }
+    // A plain client is told of notifications alone, and another user of nothing.
+    for _ in 0..3 {
+        assert!(plain.frame().await["message"].as_str().unwrap().starts_with("n "));
+    }
+    assert_eq!(plain.frame().await["message"], "one more");
+    plain.nothing_but_a_marker(&database).await;
+    other.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_wish_to_mark_is_answered_in_words() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open_at(service.address, "8", None).await;
+    for wrong in
+        [json!({"op": "read"}), json!({"op": "read", "ids": ["x"]}), json!({"op": "read", "ids": ["1"], "before": "2"})]
+    {
+        say(&mut socket, wrong.clone()).await;
+        let error = told(&mut socket, "error").await;
+        assert_eq!(error["code"], "bad_read", "{wrong}");
+        assert!(error["message"].as_str().unwrap().contains('`'), "{error}");
+    }
+    // More at once than wait: some are answered with what to do, none is forgotten.
+    for _ in 0..30 {
+        say(&mut socket, json!({"op": "read", "ids": ["1"]})).await;
+    }
+    let (mut done, mut busy) = (0, 0);
+    while done + busy < 30 {
+        match socket.frame().await {
+            frame if frame["op"] == "ok" => done += 1,
+            frame if frame["code"] == "busy" => busy += 1,
+            _ => {}
+        }
+    }
+    assert!(done >= 9, "{done} done, {busy} refused");
+    // A plain client that says the same is not closed, and nothing is marked.
+    let mut plain = Socket::open(service.address, "8").await;
+    database.run("select notifier.send('8', 'info', 'unread')").await;
+    assert_eq!(plain.frame().await["message"], "unread");
+    say(&mut plain, json!({"op": "read", "before": "9223372036854775807"})).await;
+    plain.nothing_but_a_marker(&database).await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where read_at is not null").await, 0);
+}
+
+/// What was read while LISTEN was lost nobody heard: the count comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_lost_listen_the_count_comes_again() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    database.run("select notifier.send('8', 'info', 'hello')").await;
+    let mut socket = Socket::open_at(service.address, "8", None).await;
+    told(&mut socket, "live").await;
+    // Marked unheard, as an instance that dies before it tells leaves it.
+    database.run("update notifier.notification set read_at = now()").await;
+    let killer = database.superuser().await;
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity
+                where application_name = 'parkmate-notifier' and datname = current_database() and pid <> pg_backend_pid()";
+    killer.batch_execute(kill).await.unwrap();
+    assert_eq!(told(&mut socket, "read").await, json!({"op": "read", "unread": 0}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_says_when_to_come_back() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open_at(service.address, "8", None).await;
+    let cursor = told(&mut socket, "live").await["cursor"].as_str().unwrap().to_owned();
+    service.begin_to_stop();
+    let restarting = told(&mut socket, "restarting").await;
+    assert!((0.0..=10.0).contains(&restarting["after"].as_f64().unwrap()), "{restarting}");
+    assert_eq!(socket.ending().await, Ending::Closed(1012));
+    service.stop().await;
+    database.run("select notifier.send('8', 'info', 'meanwhile')").await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open_at(service.address, "8", Some(&cursor)).await;
+    assert_eq!(socket.hello["resume"], "ok", "a restart of the service is none of the database");
+    assert_eq!(socket.frame().await["message"], "meanwhile");
+    eventually("both have gone", async || service.metric("notifier_sockets").await == 1).await;
+}
