@@ -88,7 +88,7 @@ async fn malformed_payloads_are_counted_and_ignored_and_forged_ones_reach_nobody
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    let forged = r#"{"id":"1","slot":0,"xid":"9999999","user_id":"8","event":"x","level":"info","message":"forged","data":{},"created_at":"x"}"#;
+    let forged = r#"{"id":"1","slot":0,"xid":"9999999","user_id":"8","event":"x","level":"info","message":"forged","data":{},"created_at":"2026-11-23T01:02:03.000000Z"}"#;
     for channel in ["notifier", "notifications", "parkmate"] {
         database.write(&format!("notify {channel}, '{forged}'")).await;
     }
