@@ -305,11 +305,13 @@ impl Subscription {
         Taken::Mail(mail)
     }
 
-    /// Whether a catch-up of this socket could still meet what the transaction wrote: not once both what the database has noted and
-    /// the lag, if there is one, lie behind it.
+    /// Whether no catch-up of this socket can meet what the transaction wrote: what was read, what the database has noted, and the
+    /// lag, if there is one, all lie behind it.
     pub fn is_past(&self, xid: u64) -> bool {
         let lag = self.mailbox.lock().lag.clone();
-        self.registry.lock().durable.sees(xid) && lag.is_none_or(|lag| lag.position.sees(xid))
+        let inner = self.registry.lock();
+        let read = inner.durable.sees(xid) && inner.position.position.sees(xid);
+        read && lag.is_none_or(|lag| lag.position.sees(xid))
     }
 
     /// How far the stream was read, and what of it still waits here: all that is visible in the position and was published since

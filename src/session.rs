@@ -224,8 +224,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Puts what may go out into the socket's buffer, with pings between.
     fn write(&mut self) {
-        if self.asking.is_none() {
-            if self.may_write() && self.intake.refill(self.receipts.room(), &self.receipts) {
+        if self.may_write() {
+            if self.intake.refill(self.receipts.room(), &self.receipts) {
                 self.context.metrics.lags.inc();
                 self.cursor_due = true;
             }

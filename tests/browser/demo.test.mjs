@@ -173,6 +173,41 @@ describe('demo page', { skip, timeout: 90_000 }, () => {
     await other.close();
   });
 
+  test('the browser keeps the cookie that tells its device, and scripts do not see it', async () => {
+    const socket = new URL('/ws/notifications/7/', url).href;
+    const cookies = (await context.cookies(socket)).filter(({ name }) => name === 'notifier_device');
+    assert.equal(cookies.length, 1);
+    assert.deepEqual([cookies[0].httpOnly, cookies[0].sameSite, cookies[0].path], [true, 'Lax', '/ws/notifications']);
+    assert.equal(await page.evaluate(() => document.cookie), '');
+    await page.reload();
+    await bothLive(page);
+    assert.equal((await context.cookies(socket)).find(({ name }) => name === 'notifier_device').value, cookies[0].value);
+  });
+
+  test('a client that keeps cursors gets its protocol, and goes on from where it was', async () => {
+    const frames = (after) =>
+      page.evaluate(
+        (after) =>
+          new Promise((resolve, reject) => {
+            const frames = [];
+            const socket = new WebSocket(`ws://${location.host}/ws/notifications/4/${after && `?after=${after}`}`, ['notifier.v1']);
+            socket.onerror = () => reject(new Error('the socket failed'));
+            socket.onmessage = ({ data }) => {
+              frames.push(JSON.parse(data));
+              if (frames.at(-1).op !== 'live') return;
+              resolve({ protocol: socket.protocol, frames });
+              socket.close();
+            };
+          }),
+        after,
+      );
+    const first = await frames('');
+    assert.equal(first.protocol, 'notifier.v1');
+    assert.equal(first.frames[0].resume, 'new');
+    const again = await frames(first.frames.at(-1).cursor);
+    assert.deepEqual([again.frames.length, again.frames[0].resume], [2, 'ok']);
+  });
+
   test('the list is bounded', async () => {
     const other = await withSockets(context, url, (socket) => {
       socket.send(hello());
