@@ -37,7 +37,7 @@ torture: ## every fault for longer and with more of everything; ends with the ta
 	@scripts/prerequisites postgres
 	@scripts/prerequisites libfaketime || true
 	@table=$$(mktemp); \
-	TORTURE=1 TORTURE_TABLE=$$table cargo test --locked faults:: -- --nocapture --test-threads=2; result=$$?; \
+	TORTURE=1 TORTURE_TABLE=$$table cargo test --locked -- faults:: failover:: retention:: --nocapture --test-threads=2; result=$$?; \
 	cat tests/support/checker/table.txt; sort $$table; rm -f $$table; exit $$result
 
 schema: ## write docs/schema.txt anew after a change of migrations/ or sql/functions/

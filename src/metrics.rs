@@ -1,9 +1,18 @@
 //! Counts for operators, in the text format of Prometheus at `/metrics`. No user ids, and no label a stranger can invent.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+/// Why a socket was closed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct Code {
+    /// The close code: there are few.
+    pub code: u16,
+}
 
 /// One field a figure; its help text is its documentation.
 #[derive(Default)]
@@ -29,8 +38,8 @@ pub struct Metrics {
     pub listener_connects: Counter,
     /// Whether this instance is the relay.
     pub relay: Gauge,
-    /// Sockets closed because they took or answered nothing.
-    pub stuck_sockets: Counter,
+    /// Sockets that this side closed, by close code.
+    pub closes: Family<Code, Counter>,
     /// Sockets closed whose client never answers, and is not told the same again.
     pub unanswering: Counter,
 }
@@ -54,7 +63,7 @@ impl Metrics {
         r.register("catch_up_reads", "Questions to the database that answered catch-ups", new.catch_up_reads.clone());
         r.register("listener_connects", "Times the listener connected", new.listener_connects.clone());
         r.register("relay", "1 on the instance that holds the bell", new.relay.clone());
-        r.register("stuck_sockets", "Sockets closed because they took or answered nothing", new.stuck_sockets.clone());
+        r.register("closes", "Sockets that this side closed, by close code", new.closes.clone());
         r.register(
             "unanswering",
             "Sockets closed whose client never answers pings and is not told the same again",

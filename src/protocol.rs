@@ -2,6 +2,7 @@
 
 mod cursor;
 mod frames;
+mod read;
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -14,9 +15,6 @@ use serde_json::value::RawValue;
 
 pub use cursor::{Cursor, Epoch, Position};
 pub use frames::*;
-
-mod read;
-
 pub use read::{Read, parse_id};
 
 /// The largest message a client may send, in bytes. Clients of this protocol hardly say anything.

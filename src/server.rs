@@ -25,7 +25,7 @@ use crate::{http, session};
 use session::Strikes;
 
 /// How long sockets and connections may take to end. All in all a stop takes less than ten seconds.
-const STOP_LIMIT: Duration = Duration::from_secs(8);
+const STOP_LIMIT: Duration = Duration::from_millis(8_500);
 /// Pooled connections of the listener's reads and beats, the scheduler and the confirmations.
 const PARTS_POOL: usize = 4;
 /// Pooled connections of the REST inbox.

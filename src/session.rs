@@ -12,14 +12,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::OptionFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::catch_up::CatchUp;
 use crate::confirmations::Confirmations;
-use crate::metrics::Metrics;
+use crate::metrics::{Code, Metrics};
 use crate::protocol::{self, Asked, CloseCode, Cursor, Read, Resume, Resumed, Told, UserId};
 use crate::registry::{MAX_MAILBOX_BYTES, Registry};
 use crate::store::{Delivered, Marked, Opened, Opening, Page, Store};
@@ -258,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let last = self.receipts.room() == 0 || bytes >= MAX_MAILBOX_BYTES || self.intake.is_empty();
             let last = last || self.receipts.count().is_multiple_of(CURSOR_EVERY);
             if last && let (Dialect::Cursors(_), Some(cursor)) = (&self.dialect, self.cursor()) {
-                frame = protocol::with_cursor(&frame, &cursor);
+                frame = protocol::with_cursor(&frame, &cursor.token(self.intake.user()));
             }
             self.wire.feed(Message::Text(frame));
             if since_ping >= PING_BYTES {
@@ -277,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             && let Some(cursor) = self.cursor()
         {
             self.told_live = true;
-            self.tell(&Told::live(&cursor));
+            self.tell(&Told::Live { cursor: cursor.token(self.intake.user()) });
         }
     }
 
@@ -312,8 +312,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let begin = self.intake.opened(opened, self.own_cursor());
                 let resumed = match &self.dialect {
                     Dialect::Plain { .. } => None,
-                    Dialect::Cursors(After::Unknown) => Some(Resumed::new(Resume::Gap, &begin)),
-                    Dialect::Cursors(_) => Some(Resumed::new(resume, &begin)),
+                    Dialect::Cursors(After::Unknown) => Some(Resumed::new(Resume::Gap, &begin, self.intake.user())),
+                    Dialect::Cursors(_) => Some(Resumed::new(resume, &begin, self.intake.user())),
                 };
                 let hello = protocol::hello_frame(self.intake.user(), unread, &server_time, resumed);
                 self.wire.feed(Message::Text(hello));
@@ -368,7 +368,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             late(self.unanswered, PATIENCE).then_some(CloseCode::NoPong)
         };
         if let Some(code) = stuck {
-            self.context.metrics.stuck_sockets.inc();
             if code == CloseCode::NoPong
                 && let Some(key) = self.strike_key()
                 && self.context.strikes.add(key, self.cursor())
@@ -446,35 +445,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             End::Close(CloseCode::Restarting) if !self.drain().await => return,
             End::Close(code) => Some(code),
         };
+        if let Some(code) = code {
+            self.context.metrics.closes.get_or_create(&Code { code: code.number() }).inc();
+        }
         self.wire.close(code).await;
     }
 
-    /// This instance stops: waits for confirmations that are under way, counts them at once, and leaves when its turn comes, so that
-    /// thousands of sockets don't come back in one instant. Returns whether the other side is still there.
+    /// This instance stops: nothing new is told; confirmations that are under way are waited for and count at once, since it is this
+    /// side that ends the socket; and it ends when its turn comes, so that thousands don't come back in one instant. Returns
+    /// whether the other side is still there.
     async fn drain(&mut self) -> bool {
-        let crowd = self.context.metrics.sockets.get() as f64 / 1_000.0;
-        let turn = |longest: f64| fastrand::f64() * crowd.min(longest);
+        // A hundred sockets or more leave over five seconds, a few at once.
+        let crowd = self.context.metrics.sockets.get() as f64;
+        let spread = |longest: f64| Duration::from_secs_f64(fastrand::f64() * longest.min(crowd * longest / 100.0));
         if let Dialect::Cursors(_) = self.dialect {
-            self.tell(&Told::Restarting { after: turn(10.0) });
+            self.tell(&Told::Restarting { after: spread(10.0).as_secs_f64() });
         }
-        let gone = timeout(FAREWELL, async {
-            while !(self.receipts.is_confirmed() && self.wire.is_flushed()) {
-                let heard = self.wire.step().await;
-                if self.heard(heard).is_some() {
-                    return true;
-                }
+        let (turn, last) = (Instant::now() + spread(5.0), Instant::now() + FAREWELL);
+        loop {
+            let now = Instant::now();
+            let done = now >= last || (self.receipts.is_confirmed() && self.wire.is_flushed());
+            if done && now >= turn {
+                break;
             }
-            false
-        })
-        .await;
-        if gone == Ok(true) {
-            return false;
+            let until = if done { turn } else { last };
+            if let Ok(heard) = timeout_at(until, self.wire.step()).await
+                && self.heard(heard).is_some()
+            {
+                return false;
+            }
         }
         self.note(Instant::now() + SETTLE);
         if let Dialect::Plain { .. } = self.dialect {
             self.renew_cursor();
         }
-        sleep(Duration::from_secs_f64(turn(4.0))).await;
         true
     }
 }

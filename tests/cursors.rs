@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::socket::Ending;
 use crate::support::{Database, Service, Socket, eventually};
 
 /// Reads to the end of what was missed, without reading past it; returns the messages and the cursor of `live`.
@@ -142,13 +143,14 @@ async fn a_cursor_that_is_worth_nothing_is_answered_with_gap() {
     let (_, good) = until_live(&mut socket).await;
     drop(socket);
     database.run("select notifier.send('8', 'info', 'undelivered')").await;
-    let decoded = |text: &str| parkmate_notifier::protocol::Cursor::decode(text).unwrap();
+    let user = "8".parse().unwrap();
+    let decoded = |text: &str| parkmate_notifier::protocol::Cursor::decode(text, &user).unwrap();
     let mut foreign = decoded(&good);
     foreign.epoch = "0123456789abcdef".parse().unwrap();
     let mut future = decoded(&good);
     future.position = "999999999:999999999:".parse().unwrap();
     for worthless in
-        ["nonsense", "AAAA", &good[..good.len() - 2], &foreign.to_string(), &future.to_string(), &"A".repeat(9_000)]
+        ["nonsense", "AAAA", &good[..good.len() - 2], &foreign.token(&user), &future.token(&user), &"A".repeat(9_000)]
     {
         let mut socket = Socket::open_at(service.address, "8", Some(worthless)).await;
         assert_eq!(socket.hello["resume"], "gap", "{worthless}");
@@ -216,4 +218,35 @@ async fn a_browser_that_offers_other_protocols_as_well_gets_ours() {
     let socket = Socket::open_with(service.address, "8", "", &offers).await;
     assert_eq!(socket.answer.headers()["sec-websocket-protocol"], "notifier.v1");
     assert!(socket.answer.headers().get("set-cookie").is_none(), "its cursor is its own");
+}
+
+/// Somebody else logs in where a cursor was left behind: it must not skip what this one never had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_of_another_user_is_worth_nothing() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    database.run("select notifier.send('8', 'info', 'for David')").await;
+    let mut dora = Socket::open_at(service.address, "7", None).await;
+    let (_, left_behind) = until_live(&mut dora).await;
+    let mut david = Socket::open_at(service.address, "8", Some(&left_behind)).await;
+    assert_eq!(david.hello["resume"], "gap");
+    assert_eq!(until_live(&mut david).await.0, ["for David"]);
+}
+
+/// A client that reads and never acknowledges is waited for, and then closed with what it may do about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_acknowledges_nothing_is_closed_in_the_end() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open_at(service.address, "8", None).await;
+    until_live(&mut socket).await;
+    database.run("select notifier.send('8', 'info', n::text) from generate_series(1, 300) n").await;
+    let mut told = 0;
+    let ending = loop {
+        match socket.next().await {
+            Ok(frame) => told += i32::from(frame["message"].is_string()),
+            Err(ending) => break ending,
+        }
+    };
+    assert_eq!((told, ending), (256, Ending::Closed(4510)));
 }

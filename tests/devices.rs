@@ -119,3 +119,46 @@ async fn what_a_device_was_told_as_a_number_is_not_told_again() {
     let mut phone = Socket::open_device(service.address, "8", Some(&cookie)).await;
     phone.nothing_but_a_marker(&database).await;
 }
+
+/// What a device had holds through a restart of the database, as far as it surely does.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_epoch_leaves_a_device_what_it_had() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut phone = Socket::open(service.address, "8").await;
+    let cookie = phone.cookie();
+    database.run("select notifier.send('8', 'info', 'had')").await;
+    assert_eq!(phone.frame().await["message"], "had");
+    phone.meanwhile(remembered(&database, &cookie, 1)).await;
+    // Until the position that surely holds sees it as well.
+    let noted = "select pg_visible_in_snapshot(n.xid, p.position) from notifier.notification n, notifier.progress p";
+    phone.meanwhile(eventually("it is durable", async || database.one::<bool>(noted).await)).await;
+    drop(phone);
+    database.run("select notifier.new_epoch()").await;
+    database
+        .run("select notifier.send('8', 'info', 'missed'); update notifier.notification set delivered_at = now()")
+        .await;
+    let mut phone = Socket::open_device(service.address, "8", Some(&cookie)).await;
+    assert_eq!(phone.frame().await["message"], "missed");
+    phone.nothing_but_a_marker(&database).await;
+}
+
+/// A client that keeps no cookie is another device each time: of a user's the last 50 are kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_never_come_back_do_not_pile_up() {
+    let database = Database::new().await;
+    let remember = |user: &str, from: i32, to: i32| {
+        format!(
+            "select notifier.remember(array_agg('{user}'::text), array_agg(n::text), array_agg(e.token), array_agg('9:9:'::text), array_agg('{{}}'::text))
+             from generate_series({from}, {to}) n, notifier.epoch e where e.number = (select max(number) from notifier.epoch)"
+        )
+    };
+    database.run("select * from notifier.identify('')").await;
+    for (user, from, to) in [("8", 1, 40), ("7", 1, 3), ("8", 41, 80), ("8", 81, 81)] {
+        database.run(&remember(user, from, to)).await;
+    }
+    let kept = "select count(*) from notifier.device where user_id = ";
+    assert_eq!(database.one::<i64>(&format!("{kept}'8'")).await, 50);
+    assert_eq!(database.one::<i64>(&format!("{kept}'8' and device = '81'")).await, 1, "the newest stay");
+    assert_eq!(database.one::<i64>(&format!("{kept}'7'")).await, 3);
+}

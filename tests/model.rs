@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `database` | transactions, snapshots | Postgres |
 //! | `reading` | NOTIFY, reading on, what was published | `src/listener.rs`, `src/registry.rs`, `notifier.stream` |
-//! | `session` | catch up, mailbox, lag, pings and pongs | `src/session.rs`, `notifier.undelivered`, `notifier.missed` |
+//! | `session` | catch up, mailbox, lag, pings and pongs | `src/session.rs`, `notifier.opened`, `notifier.missed` |
 //! | `crash` | ids that come again, epochs, the stored position | `notifier.identify`, `notifier.note_position` |
 //! | `cursor` | a client that comes back with a cursor | protocol clients |
 //! | `beats` | one relay reads for all | not built: what it would have to observe |

@@ -272,12 +272,11 @@ async fn the_service_sweeps_and_a_fault_of_it_is_kept_and_holds_up_no_timer() {
 }
 
 /// Fault test 5 of those nobody would think of: a prepared transaction is held while many rows pass, a SELECT is open on the
-/// table, and retention runs. `TORTURE=25` makes it half a million rows.
+/// table, and retention runs. `make torture` makes it half a million rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_transaction_an_open_select_and_retention_cost_neither_reads_nor_memory_nor_notifies() {
     const ROWS: i64 = 1_000;
-    let factor: i64 = std::env::var("TORTURE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
-    let batches = 20 * factor;
+    let batches = crate::support::checker::size(20, 500);
     let database = Database::alone().await;
     database.run(OLD).await;
     database.run("select notifier.old('8 days', 100)").await;

@@ -9,7 +9,7 @@
 --              be asked again at once
 -- NOTIFYs {"read_by":{"user_id","ids","before","origin"}} when it changed anything. Both ids and before are null where the ids
 -- are too many for NOTIFY: then any of them may have changed.
--- Used by: POST /api/notifications/read (src/http/api.rs).
+-- Used by: POST /api/notifications/read (src/http/api.rs), the session (src/session.rs).
 create or replace function notifier.mark_read(_user text, _ids bigint[], _before bigint, _origin text)
 returns table (unread integer, held bigint[], more boolean)
 language plpgsql volatile security definer

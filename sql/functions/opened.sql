@@ -51,11 +51,16 @@ begin
         else 'ok'
       end as resume
     ) v
-    left join notifier.device d
-      on v.resume <> 'ok' and d.user_id = r.user_id and d.device = r.device and d.epoch = _epoch.number
+    left join notifier.device d on v.resume <> 'ok' and d.user_id = r.user_id and d.device = r.device
     cross join lateral (
-      select case when v.resume = 'ok' then r.position else d.position end as "position",
-             case when v.resume = 'ok' then coalesce(r.told::bigint[], '{}') else d.told end as told
+      select case when v.resume = 'ok' then r.position else (
+               -- What it had in an epoch before holds as far as that history went on.
+               select p.position from (
+                 select d.position union all select e.position from notifier.epoch e where e.number > d.epoch
+               ) p order by pg_snapshot_xmax(p.position), pg_snapshot_xmin(p.position) limit 1
+             ) end as "position",
+             case when v.resume = 'ok' then coalesce(r.told::bigint[], '{}')
+                  when d.epoch = _epoch.number then d.told else '{}' end as told
     ) c
     left join lateral (
       select count(*) as total, array_agg(p.payload order by n.id) filter (where n.nth <= _limit) as newest

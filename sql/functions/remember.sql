@@ -17,4 +17,11 @@ begin atomic
     set epoch = excluded.epoch, position = excluded.position, told = excluded.told, seen_at = clock_timestamp()
     -- A device with two sockets has had what either has had: the newer stands.
     where d.epoch < excluded.epoch or pg_snapshot_xmax(d.position) <= pg_snapshot_xmax(excluded.position);
+  -- A client that keeps no cookie is another device each time: of a user's the last 50 are kept.
+  delete from notifier.device d
+  using (select distinct unnest(remember._users) as user_id) u
+  cross join lateral (
+    select x.device from notifier.device x where x.user_id = u.user_id order by x.seen_at desc offset 50 for update skip locked
+  ) o
+  where d.user_id = u.user_id and d.device = o.device;
 end;

@@ -1,7 +1,7 @@
 -- notifier.unread: how many notifications users have not read.
 --   _users    the users
 --   returns   a row for each element, in order: its place, from 1, and the number; 1000 stands for as many or more
--- Used by: GET /api/notifications/unread-count (src/http/api.rs).
+-- Used by: GET /api/notifications/unread-count (src/http/api.rs), the catch-up (src/catch_up.rs), notifier.mark_read.
 create or replace function notifier.unread(_users text[]) returns table (place bigint, unread integer)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

@@ -81,7 +81,7 @@ fn answer(
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol::SUBPROTOCOL));
         Dialect::Cursors(match query.after.as_deref() {
             None | Some("") => After::Nothing,
-            Some(text) => Cursor::decode(text).map_or(After::Unknown, |cursor| After::Cursor(Box::new(cursor))),
+            Some(text) => Cursor::decode(text, &user).map_or(After::Unknown, |cursor| After::Cursor(Box::new(cursor))),
         })
     } else {
         let known = device(headers);

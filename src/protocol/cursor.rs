@@ -9,6 +9,8 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
+use super::UserId;
+
 /// One history of the database, in which ids and transaction ids come once. Sixteen hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Epoch(u64);
@@ -152,14 +154,18 @@ impl Cursor {
             || self.pages.as_ref().is_some_and(|pages| id <= pages.1 && pages.0.sees(xid))
     }
 
-    /// Decodes what [`fmt::Display`] wrote; `None` for anything else, which a client is answered with `gap`.
-    pub fn decode(text: &str) -> Option<Self> {
+    /// Decodes what [`Self::token`] wrote for the same user; `None` for anything else, which a client is answered with `gap`.
+    pub fn decode(text: &str, user: &UserId) -> Option<Self> {
         if text.len() > MAX_CURSOR_BYTES {
             return None;
         }
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         let (version, rest) = bytes.split_first()?;
+        let (owner, rest) = rest.split_first_chunk()?;
         let (epoch, rest) = rest.split_first_chunk()?;
+        if u32::from_be_bytes(*owner) != tag(user) {
+            return None;
+        }
         let mut rest = Numbers(rest);
         let cursor = Self {
             epoch: Epoch(u64::from_be_bytes(*epoch)),
@@ -176,14 +182,16 @@ impl Cursor {
         };
         (*version == CURSOR_VERSION && rest.0.is_empty() && cursor.told.is_sorted_by(|a, b| a < b)).then_some(cursor)
     }
-}
 
-impl fmt::Display for Cursor {
-    /// Base64 (URL alphabet, no padding) of: a version byte, the epoch, then numbers of seven bits a byte: the position; how many
-    /// were told, and each as the distance from the one before; 1 and the position and id of `pages`, or 0; 1 and the two of
-    /// `sent`, or 0.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The text that a client of this user keeps. With another user's a browser where somebody else logs in would skip what it
+    /// never had.
+    ///
+    /// Base64 (URL alphabet, no padding) of: a version byte, four bytes that tell the user, the epoch, then numbers of seven bits a
+    /// byte: the position; how many were told, and each as the distance from the one before; 1 and the position and id of `pages`,
+    /// or 0; 1 and the two of `sent`, or 0.
+    pub fn token(&self, user: &UserId) -> String {
         let mut bytes = vec![CURSOR_VERSION];
+        bytes.extend(tag(user).to_be_bytes());
         bytes.extend(self.epoch.0.to_be_bytes());
         put_position(&mut bytes, &self.position);
         put_ascending(&mut bytes, self.told.iter().map(|id| id.unsigned_abs()), 0);
@@ -197,8 +205,13 @@ impl fmt::Display for Cursor {
             put(&mut bytes, socket);
             put(&mut bytes, count);
         }
-        f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(bytes))
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
     }
+}
+
+/// Tells users apart, no more: 32-bit FNV-1a of the id.
+fn tag(user: &UserId) -> u32 {
+    user.as_str().bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 fn put(bytes: &mut Vec<u8>, mut number: u64) {
@@ -306,6 +319,10 @@ mod tests {
         assert_eq!(position("10:10:").without([]).to_string(), "10:10:");
     }
 
+    fn user() -> UserId {
+        "7".parse().unwrap()
+    }
+
     fn cursor(at: &str, told: Vec<i64>) -> Cursor {
         Cursor { told, ..Cursor::new("00c0ffee00c0ffee".parse().unwrap(), position(at)) }
     }
@@ -322,7 +339,8 @@ mod tests {
             cursor("1:9223372036854775807:1", vec![0]),
             paged,
         ] {
-            assert_eq!(Cursor::decode(&cursor.to_string()), Some(cursor));
+            assert_eq!(Cursor::decode(&cursor.token(&"8".parse().unwrap()), &user()), None, "another user's");
+            assert_eq!(Cursor::decode(&cursor.token(&user()), &user()), Some(cursor));
         }
     }
 
@@ -330,12 +348,12 @@ mod tests {
     fn what_is_no_cursor_is_none_and_never_panics() {
         let mut good = cursor("10:20:10,15", vec![4, 9]);
         good.pages = Some(Box::new((position("12:20:12,19"), 41)));
-        let good = good.to_string();
+        let good = good.token(&user());
         for end in 0..good.len() {
-            assert_eq!(Cursor::decode(&good[..end]), None, "cut");
+            assert_eq!(Cursor::decode(&good[..end], &user()), None, "cut");
         }
-        assert_eq!(Cursor::decode(&format!("{good}AA")), None, "longer");
-        assert_eq!(Cursor::decode(&"A".repeat(MAX_CURSOR_BYTES + 1)), None, "endless");
+        assert_eq!(Cursor::decode(&format!("{good}AA"), &user()), None, "longer");
+        assert_eq!(Cursor::decode(&"A".repeat(MAX_CURSOR_BYTES + 1), &user()), None, "endless");
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..20_000 {
             let mut bytes = BASE64_URL_SAFE_NO_PAD.decode(&good).unwrap();
@@ -343,7 +361,7 @@ mod tests {
                 let at = random.usize(..bytes.len());
                 bytes[at] = random.u8(..);
             }
-            if let Some(cursor) = Cursor::decode(&BASE64_URL_SAFE_NO_PAD.encode(bytes)) {
+            if let Some(cursor) = Cursor::decode(&BASE64_URL_SAFE_NO_PAD.encode(bytes), &user()) {
                 assert!(cursor.position.to_string().parse::<Position>().is_ok(), "the database would refuse it");
             }
         }

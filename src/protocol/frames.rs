@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use super::{Cursor, Epoch, Level, MAX_INBOUND_BYTES, Notification, UserId};
+use super::{Cursor, Level, MAX_INBOUND_BYTES, Notification, UserId};
 
 /// The subprotocol of clients that keep cursors.
 pub const SUBPROTOCOL: &str = "notifier.v1";
@@ -45,8 +45,8 @@ pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8By
     })
 }
 
-/// A frame with a cursor at its end: what a client that has this one gives back to go on after it. A copy of its own.
-pub fn with_cursor(frame: &Utf8Bytes, cursor: &Cursor) -> Utf8Bytes {
+/// A frame with a cursor's token at its end: what a client that has this one gives back to go on after it. A copy of its own.
+pub fn with_cursor(frame: &Utf8Bytes, cursor: &str) -> Utf8Bytes {
     let object = frame.strip_suffix('}').unwrap_or(frame);
     format!(r#"{object},"cursor":"{cursor}"}}"#).into()
 }
@@ -61,9 +61,9 @@ pub struct Resumed {
 }
 
 impl Resumed {
-    /// From where the socket goes on, and what the client's own cursor was worth.
-    pub fn new(resume: Resume, cursor: &Cursor) -> Self {
-        Self { protocol: SUBPROTOCOL, epoch: cursor.epoch.to_string(), resume, cursor: cursor.to_string() }
+    /// From where the user's socket goes on, and what the client's own cursor was worth.
+    pub fn new(resume: Resume, cursor: &Cursor, user: &UserId) -> Self {
+        Self { protocol: SUBPROTOCOL, epoch: cursor.epoch.to_string(), resume, cursor: cursor.token(user) }
     }
 }
 
@@ -152,18 +152,7 @@ pub enum Told<'a> {
     },
 }
 
-impl<'a> Told<'a> {
-    /// [`Told::Live`] at a cursor.
-    pub fn live(cursor: &Cursor) -> Self {
-        Self::Live { cursor: cursor.to_string() }
-    }
-
-    /// [`Told::Beat`] at a cursor.
-    pub fn beat(cursor: &Cursor) -> Self {
-        let epoch: Epoch = cursor.epoch;
-        Self::Beat { epoch: epoch.to_string(), cursor: cursor.to_string() }
-    }
-
+impl Told<'_> {
     /// The frame.
     pub fn frame(&self) -> Utf8Bytes {
         encode(self)
@@ -178,8 +167,8 @@ fn encode(frame: &impl Serialize) -> Utf8Bytes {
 /// What a client asks for.
 #[derive(Debug)]
 pub enum Asked {
-    /// It has dealt with everything up to this cursor.
-    Ack(Option<Box<Cursor>>),
+    /// It has dealt with everything up to a cursor, whose token this is.
+    Ack(String),
     /// To mark as read; what exactly is checked where it is done.
     Read(Box<RawValue>),
     /// Something a newer client knows.
@@ -199,9 +188,10 @@ impl Asked {
             return None;
         }
         let frame: Frame = serde_json::from_str(text).ok()?;
-        let cursor = frame.cursor.as_ref().and_then(|cursor| cursor.as_str());
         Some(match frame.op.as_ref().and_then(|op| op.as_str()) {
-            Some("ack") => Self::Ack(cursor.and_then(Cursor::decode).map(Box::new)),
+            Some("ack") => {
+                Self::Ack(frame.cursor.as_ref().and_then(|cursor| cursor.as_str()).unwrap_or_default().to_owned())
+            }
             Some("read") => Self::Read(serde_json::from_str(text).ok()?),
             _ => Self::Unknown,
         })
@@ -231,9 +221,19 @@ const TOO_BIG: &str = "a message has at most 4096 bytes";
 const _: () = assert!(MAX_INBOUND_BYTES == 4096, "the sentence above says so");
 
 impl CloseCode {
+    /// The code as RFC 6455 numbers them.
+    pub fn number(self) -> u16 {
+        self.parts().0
+    }
+
     /// The close frame as it is sent.
     pub fn frame(self) -> CloseFrame {
-        let (code, reason) = match self {
+        let (code, reason) = self.parts();
+        CloseFrame { code: code.into(), reason: reason.into() }
+    }
+
+    fn parts(self) -> (u16, &'static str) {
+        match self {
             Self::TooBig => (1009, TOO_BIG),
             Self::NotUtf8 => (1007, "text is UTF-8"),
             Self::Malformed => (1002, "not a WebSocket frame"),
@@ -241,8 +241,7 @@ impl CloseCode {
             Self::BadFrame => (4400, "a frame is a JSON object"),
             Self::TooSlow => (4510, "too slow, connect again"),
             Self::NoPong => (4511, "no pong, connect again"),
-        };
-        CloseFrame { code: code.into(), reason: reason.into() }
+        }
     }
 }
 
@@ -255,7 +254,7 @@ mod tests {
     fn a_client_frame_is_a_json_object() {
         assert!(matches!(Asked::decode(r#"{"op":"unknown","x":[1]}"#), Some(Asked::Unknown)));
         assert!(matches!(Asked::decode(r#" {"op":7}"#), Some(Asked::Unknown)));
-        assert!(matches!(Asked::decode(r#"{"op":"ack","cursor":"?"}"#), Some(Asked::Ack(None))));
+        assert!(matches!(Asked::decode(r#"{"op":"ack","cursor":"?"}"#), Some(Asked::Ack(token)) if token == "?"));
         assert!(matches!(Asked::decode(r#"{"op":"read","ids":[1]}"#), Some(Asked::Read(_))));
         for broken in ["", "ping", "[]", "1", "{", r#""x""#, r#"["read",null]"#] {
             assert!(Asked::decode(broken).is_none(), "{broken:?}");
@@ -265,15 +264,16 @@ mod tests {
     #[test]
     fn frames_of_cursor_clients_read_as_documented() {
         let cursor = Cursor::new("00000000000000ff".parse().unwrap(), "5:5:".parse().unwrap());
-        let hello = hello_frame(&"7".parse().unwrap(), 3, "now", Some(Resumed::new(Resume::Gap, &cursor)));
+        let user = "7".parse().unwrap();
+        let token = cursor.token(&user);
+        let hello = hello_frame(&user, 3, "now", Some(Resumed::new(Resume::Gap, &cursor, &user)));
         let hello: serde_json::Value = serde_json::from_str(&hello).unwrap();
         assert_eq!((hello["resume"].as_str(), hello["epoch"].as_str()), (Some("gap"), Some("00000000000000ff")));
-        assert_eq!(hello["cursor"], cursor.to_string());
-        let plain: serde_json::Value =
-            serde_json::from_str(&hello_frame(&"7".parse().unwrap(), 3, "now", None)).unwrap();
+        assert_eq!(hello["cursor"], token);
+        let plain: serde_json::Value = serde_json::from_str(&hello_frame(&user, 3, "now", None)).unwrap();
         assert!(plain.get("cursor").is_none() && plain.get("resume").is_none());
-        let framed = with_cursor(&more_frame(2), &cursor);
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&framed).unwrap()["cursor"], cursor.to_string());
+        let framed = with_cursor(&more_frame(2), &token);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&framed).unwrap()["cursor"], token);
         assert_eq!(Told::Ok { unread: 2 }.frame().as_str(), r#"{"op":"ok","unread":2}"#);
         let read = Told::Read { ids: Some(&["1".to_owned()]), before: None, unread: 0 };
         assert_eq!(read.frame().as_str(), r#"{"op":"read","ids":["1"],"unread":0}"#);

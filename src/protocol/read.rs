@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
-/// What a user has read: the body of `POST /api/notifications/read`.
+/// What a user has read: the body of `POST /api/notifications/read`, or a socket's `read`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Read {
     /// These: at least one, at most [`Read::MAX_IDS`].
@@ -35,7 +35,11 @@ impl FromStr for Read {
         if !text.trim_start().starts_with('{') {
             return Err(r#"expected a JSON object: {"ids":["1","2"]} or {"before":"2"}"#.to_owned());
         }
-        let body: Body = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let body: Body = serde_json::from_str(text).map_err(|error| {
+            // Where in the text it is says nothing to whoever's program wrote the text.
+            let text = error.to_string();
+            text.split(" at line ").next().unwrap_or_default().to_owned()
+        })?;
         match (body.ids, body.before) {
             (Some(ids), None) if ids.is_empty() => Err("`ids` is empty: name at least one".to_owned()),
             (Some(ids), None) if ids.len() > Self::MAX_IDS => {

@@ -18,20 +18,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) fn asked(&mut self, asked: Asked, now: Instant) -> Option<End> {
         if let Dialect::Cursors(_) = self.dialect {
             match asked {
-                Asked::Ack(Some(cursor)) => {
-                    // One that another socket gave out confirms nothing here: what it covers was not sent here.
-                    let count = cursor.sent.filter(|(socket, _)| self.intake.mail().origin() == Some(*socket));
-                    if count.is_some_and(|(_, count)| self.receipts.ack(count, now)) {
-                        self.full = None;
-                        self.note(now);
+                Asked::Ack(token) => match Cursor::decode(&token, self.intake.user()) {
+                    Some(cursor) => {
+                        // One that another socket gave out confirms nothing here: what it covers was not sent here.
+                        let count = cursor.sent.filter(|(socket, _)| self.intake.mail().origin() == Some(*socket));
+                        if count.is_some_and(|(_, count)| self.receipts.ack(count, now)) {
+                            self.full = None;
+                            self.note(now);
+                        }
                     }
-                }
-                Asked::Ack(None) => {
-                    self.tell(&Told::Error {
+                    None => self.tell(&Told::Error {
                         code: "bad_cursor",
-                        message: "`cursor` is one that a frame brought, as it was",
-                    });
-                }
+                        message: "`cursor` is one that a frame to this user brought, as it was",
+                    }),
+                },
                 Asked::Read(read) => match read.get().parse() {
                     Ok(read) if self.reads.len() < MAX_READS => {
                         self.reads.push_back(read);
@@ -81,7 +81,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let Some(cursor) = self.cursor().filter(|cursor| cursor.told.is_empty() && self.told_live) else {
                     return false;
                 };
-                self.tell(&Told::beat(&cursor));
+                let (epoch, cursor) = (cursor.epoch.to_string(), cursor.token(self.intake.user()));
+                self.tell(&Told::Beat { epoch, cursor });
                 true
             }
             Dialect::Plain { device, .. } => {

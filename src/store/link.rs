@@ -5,12 +5,17 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
-use crate::protocol::{Cursor, Epoch};
 use anyhow::{Context, Result, bail};
 use tokio::time::timeout;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket};
+
+use crate::protocol::{Cursor, Epoch};
+
+/// How long a new epoch may take to begin.
+const IDENTIFY_LIMIT: Duration = Duration::from_secs(600);
 
 /// See the module. Nothing is read from the connection but inside [`Link::query`] and [`Link::next`].
 pub struct Link {
@@ -37,7 +42,11 @@ impl Link {
     /// # Errors
     /// The statement failed, the connection broke, or ten seconds passed.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<SimpleQueryRow>> {
-        let mut query = pin!(timeout(super::ANSWER_LIMIT, self.client.simple_query(sql)));
+        self.query_within(super::ANSWER_LIMIT, sql).await
+    }
+
+    async fn query_within(&mut self, limit: Duration, sql: &str) -> Result<Vec<SimpleQueryRow>> {
+        let mut query = pin!(timeout(limit, self.client.simple_query(sql)));
         let (connection, inbox) = (&mut self.connection, &mut self.inbox);
         let messages = poll_fn(|cx| {
             loop {
@@ -89,7 +98,8 @@ impl Link {
     /// # Errors
     /// See [`Link::query`].
     pub async fn identify(&mut self, known: Epoch) -> Result<Cursor> {
-        let rows = self.query(&format!("select * from notifier.identify('{known}')")).await?;
+        // Of a database that was restored it puts every notification right, once.
+        let rows = self.query_within(IDENTIFY_LIMIT, &format!("select * from notifier.identify('{known}')")).await?;
         let column = |i| rows.first().and_then(|row| row.get(i)).context("the database has no epoch");
         Ok(Cursor::new(column(0)?.parse()?, column(1)?.parse()?))
     }
@@ -153,7 +163,7 @@ impl Link {
     pub async fn prepare_to_lead(&mut self) -> Result<()> {
         self.query(
             // A relay beats each second: three beats missed, and another one leads within five seconds.
-            "set idle_session_timeout = '3500ms'; set idle_in_transaction_session_timeout = '3500ms';
+            "set idle_session_timeout = '3s'; set idle_in_transaction_session_timeout = '3s';
              set statement_timeout = '5s'; set lock_timeout = '4s'; set tcp_user_timeout = '5s'",
         )
         .await?;

@@ -16,7 +16,7 @@ use crate::support::checker::{Checker, Place, Plan, size};
 use crate::support::process::{Process, allow_many_files};
 use crate::support::proxy::Proxy;
 use crate::support::raw_socket::RawSocket;
-use crate::support::service::metric;
+use crate::support::service::given_up;
 use crate::support::{Database, Socket, eventually};
 
 /// Others are told within this while somebody is stuck: less than the patience of the service with the one who is.
@@ -33,7 +33,7 @@ async fn clients_go_silent_without_closing() {
     let door = Arc::new(move |number| if (4..8).contains(&number) || number >= 12 { silent } else { direct });
     let checker = Checker::start_at(plan, &place, door).await;
     proxy.swallow();
-    eventually("the service gives them up", || async { service.metric("notifier_stuck_sockets_total").await >= 8 })
+    eventually("the service gives them up", || async { given_up(service.address).await.iter().sum::<u64>() >= 8 })
         .await;
     checker.written(50).await;
     proxy.pass();
@@ -55,7 +55,7 @@ async fn a_client_stops_reading() {
         .batch_execute("select notifier.send('999', 'info', n || repeat('x', 100000)) from generate_series(1, 60) n")
         .await
         .unwrap();
-    eventually("it is given up", || async { metric(service.address, "notifier_stuck_sockets_total").await == 1 }).await;
+    eventually("it is closed as too slow", || async { given_up(service.address).await == [1, 0] }).await;
     checker.written(50).await;
     let others = checker.ledger.slowest(|_| true);
     assert!(others < UNAFFECTED, "others waited for {others:?}");
@@ -89,7 +89,7 @@ async fn a_gateway_answers_pings_and_drops_frames() {
     })
     .await;
     checker.written(50).await;
-    assert_eq!(service.metric("notifier_stuck_sockets_total").await, 0);
+    assert_eq!(given_up(service.address).await, [0, 0]);
     for socket in [&mut alone, &mut behind] {
         socket.stream.close(None).await.unwrap();
         socket.ending().await;
@@ -156,7 +156,7 @@ async fn a_client_answers_only_every_third_ping() {
         frame = socket.frame() => panic!("told once more: {frame}"),
     }
     assert!(socket.pings > frames, "{} pings", socket.pings);
-    assert_eq!(service.metric("notifier_stuck_sockets_total").await, 0);
+    assert_eq!(given_up(service.address).await, [0, 0]);
     checker.finish().await.nothing_lost().no_write_failed();
 }
 

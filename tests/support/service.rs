@@ -81,9 +81,24 @@ impl Service {
     }
 }
 
+/// How many sockets a service at an address closed because they took (4510) or answered (4511) nothing.
+pub async fn given_up(address: SocketAddr) -> [u64; 2] {
+    let text = metrics(address).await;
+    [4510, 4511].map(|code| {
+        let figure =
+            text.lines().find_map(|line| line.strip_prefix(&format!("notifier_closes_total{{code=\"{code}\"}} ")));
+        // A code that was never used is not there.
+        figure.map_or(0, |figure| figure.parse().unwrap())
+    })
+}
+
+async fn metrics(address: SocketAddr) -> String {
+    reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap()
+}
+
 /// A figure of the `/metrics` of a service at an address.
 pub async fn metric(address: SocketAddr, name: &str) -> u64 {
-    let text = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
+    let text = metrics(address).await;
     let line = text
         .lines()
         .find(|line| line.starts_with(&format!("{name} ")))
