@@ -20,6 +20,9 @@ use crate::store::{Gap, Opened, Opening, Page, Store};
 
 /// How many sockets one question is for at most.
 const BATCH: usize = 200;
+/// How long until a question that failed is asked again, more or less, and one that is only halved.
+const PAUSE: Duration = Duration::from_secs(1);
+const HALVED_PAUSE: Duration = Duration::from_millis(100);
 /// How many times that something was read wait to be told. Of more nobody is told until the next.
 const MAX_MIRRORS: usize = 100_000;
 
@@ -124,28 +127,34 @@ impl CatchUp {
         Some(Box::pin(self.tell_of(mirrors, store)))
     }
 
-    /// Asks for all of a batch until the database answers: the sockets stay open meanwhile.
+    /// Asks for all of a batch until the database answers: the sockets stay open meanwhile. Of a batch that fails half is asked
+    /// for, down to one: a question that cannot be answered in time keeps none of the others waiting.
     async fn answer<Q, A, F>(&self, mut batch: Asked<Q, A>, question: impl Fn(Vec<Q>) -> F)
     where
         Q: Clone,
         F: Future<Output = anyhow::Result<Vec<A>>>,
     {
+        let mut size = batch.len();
         while !batch.is_empty() {
+            size = size.min(batch.len());
             self.metrics.catch_up_reads.inc();
-            match question(batch.iter().map(|(question, _)| question.clone()).collect()).await {
+            match question(batch[..size].iter().map(|(question, _)| question.clone()).collect()).await {
                 Ok(answers) => {
                     self.metrics.catch_ups.inc_by(answers.len() as u64);
-                    for ((_, socket), answer) in batch.into_iter().zip(answers) {
+                    for ((_, socket), answer) in batch.drain(..size).zip(answers) {
                         let _ = socket.send(answer);
                     }
-                    return;
+                    size *= 2;
                 }
                 Err(error) => {
-                    warn!(error = format!("{error:#}"), sockets = batch.len(), "catch-up failed, asking again")
+                    warn!(error = format!("{error:#}"), sockets = size, "catch-up failed, asking again");
+                    sleep(if size > 1 { HALVED_PAUSE } else { PAUSE.mul_f64(0.5 + fastrand::f64()) }).await;
+                    // What fails by itself comes last.
+                    batch.rotate_left(size);
+                    size = (size / 2).max(1);
+                    batch.retain(|(_, answer)| !answer.is_closed());
                 }
             }
-            sleep(Duration::from_millis(500 + fastrand::u64(..1000))).await;
-            batch.retain(|(_, answer)| !answer.is_closed());
         }
     }
 

@@ -1,6 +1,7 @@
 //! Notes in the database what reached a socket, in batches: one statement for what many sockets confirmed within a moment.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,6 +48,9 @@ pub struct Confirmations {
 /// A row that somebody holds locked is tried so often, half a second apart.
 const TRIES: u8 = 20;
 
+/// A user's device.
+type Device = (UserId, Arc<str>);
+
 #[derive(Default)]
 struct Waiting {
     batch: Batch,
@@ -60,7 +64,7 @@ struct Batch {
     delivered: Vec<(Delivered, u8)>,
     summaries: Vec<Summary>,
     /// What each device has had, at last.
-    devices: HashMap<(UserId, Arc<str>), Cursor>,
+    devices: HashMap<Device, Cursor>,
 }
 
 impl Confirmations {
@@ -125,16 +129,22 @@ impl Confirmations {
     async fn note(&self, store: &Store, metrics: &Metrics) {
         let mut batch = mem::take(&mut self.lock().batch);
         let mut held = Vec::new();
-        if let Err(error) = self.try_to_note(&mut batch, &mut held, store, metrics).await {
-            warn!(
-                error = format!("{error:#}"),
-                waiting = batch.delivered.len(),
-                "confirmations not noted, trying again"
-            );
+        // Each by itself: what fails of one keeps none of the others.
+        let noted = [
+            self.note_delivered(&mut batch.delivered, &mut held, store, metrics).await,
+            self.note_devices(&mut batch.devices, store).await,
+            self.note_summaries(&mut batch.summaries, store).await,
+        ];
+        let mut failed = false;
+        for error in noted.into_iter().filter_map(Result::err) {
+            failed = true;
+            warn!(error = format!("{error:#}"), "confirmations not noted, trying again");
+        }
+        if failed {
             sleep(PAUSE.mul_f64(1.0 + fastrand::f64())).await;
         } else if !held.is_empty() {
             sleep(PAUSE).await;
-        } else {
+        } else if batch.summaries.is_empty() {
             return;
         }
         let waiting = &mut *self.lock();
@@ -143,42 +153,68 @@ impl Confirmations {
         waiting.batch.delivered.extend(held);
         waiting.batch.summaries.extend(batch.summaries);
         for (device, cursor) in batch.devices {
-            waiting.batch.devices.entry(device).or_insert(cursor);
+            match waiting.batch.devices.entry(device) {
+                Entry::Vacant(entry) => {
+                    entry.insert(cursor);
+                }
+                // A newer one stands in its place.
+                Entry::Occupied(_) => self.settle_more(1),
+            }
         }
         self.arrived.notify_one();
     }
 
-    /// Takes what it has noted out of the batch; `held` gets the rows that somebody has locked.
-    async fn try_to_note(
+    /// Takes what it has noted; `held` gets the rows that somebody has locked.
+    async fn note_delivered(
         &self,
-        batch: &mut Batch,
+        delivered: &mut Vec<(Delivered, u8)>,
         held: &mut Vec<(Delivered, u8)>,
         store: &Store,
         metrics: &Metrics,
     ) -> anyhow::Result<()> {
-        let settle = |count: usize| self.settled.send_modify(|settled| *settled += count as u64);
-        while let Some(summary) = batch.summaries.last() {
-            store.summarize(&summary.user, &summary.within, summary.before).await?;
-            batch.summaries.pop();
-            settle(1);
-        }
-        while !batch.delivered.is_empty() {
-            let rest = batch.delivered.len().saturating_sub(BATCH);
-            let (new, locked) = store.confirm(batch.delivered[rest..].iter().map(|(row, _)| row)).await?;
+        while !delivered.is_empty() {
+            let rest = delivered.len().saturating_sub(BATCH);
+            let (new, locked) = store.confirm(delivered[rest..].iter().map(|(row, _)| row)).await?;
             metrics.confirmed.inc_by(new.unsigned_abs());
-            settle(batch.delivered.len() - rest);
-            let locked =
-                batch.delivered.drain(rest..).filter(|(row, tries)| *tries < TRIES && locked.contains(&row.id));
+            self.settle_more(delivered.len() - rest);
+            let locked = delivered.drain(rest..).filter(|(row, tries)| *tries < TRIES && locked.contains(&row.id));
             held.extend(locked.map(|(row, tries)| (row, tries + 1)));
         }
-        while !batch.devices.is_empty() {
-            let some: Vec<_> = batch.devices.iter().take(BATCH).collect();
+        Ok(())
+    }
+
+    async fn note_devices(&self, devices: &mut HashMap<Device, Cursor>, store: &Store) -> anyhow::Result<()> {
+        while !devices.is_empty() {
+            let some: Vec<_> = devices.iter().take(BATCH).collect();
             store.remember(&some).await?;
-            let some: Vec<_> = some.into_iter().map(|(device, _)| device.clone()).collect();
-            batch.devices.retain(|device, _| !some.contains(device));
-            settle(some.len());
+            let noted: Vec<_> = some.into_iter().map(|(device, _)| device.clone()).collect();
+            for device in &noted {
+                devices.remove(device);
+            }
+            self.settle_more(noted.len());
         }
         Ok(())
+    }
+
+    /// A piece of each: of a million rows it takes minutes, and everybody else's are noted between.
+    async fn note_summaries(&self, summaries: &mut Vec<Summary>, store: &Store) -> anyhow::Result<()> {
+        let mut rest = mem::take(summaries).into_iter();
+        while let Some(summary) = rest.next() {
+            match store.summarize(&summary.user, &summary.within, summary.before).await {
+                Ok(true) => summaries.push(summary),
+                Ok(false) => self.settle_more(1),
+                Err(error) => {
+                    summaries.push(summary);
+                    summaries.extend(rest);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_more(&self, count: usize) {
+        self.settled.send_modify(|settled| *settled += count as u64);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

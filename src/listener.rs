@@ -97,13 +97,14 @@ impl Listener {
 
     /// One connection's life; ends with what is wrong with it.
     async fn listen(&self, attempt: &mut u32) -> Result<std::convert::Infallible> {
-        let (mut link, position) = self.store.seek().await?;
+        let (mut link, _) = self.store.seek().await?;
         let known = self.registry.position();
         let same = link.identify(known.epoch).await?;
         let channel = link.listen().await?;
         // LISTEN is committed: what it did not hear is behind the position, and read soon.
         if known.epoch == Epoch::default() {
             // The first sockets wait for this: what they read is newer.
+            let position = link.position().await?;
             self.registry.begin(same.epoch, position);
         } else if known.epoch != same.epoch {
             warn!(epoch = %same.epoch, "the database has begun another epoch: ids may have come back");

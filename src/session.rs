@@ -127,6 +127,8 @@ struct Session<S> {
     /// What is being marked as read, and what is to be marked after it.
     marking: Option<Pin<Box<dyn Future<Output = anyhow::Result<Marked>> + Send>>>,
     reads: VecDeque<Read>,
+    /// Answers to what the client asked, behind something that is not written yet.
+    unwritten_answers: u32,
     receipts: Receipts,
     /// Since when the oldest unanswered ping is out.
     unanswered: Option<Instant>,
@@ -136,6 +138,10 @@ struct Session<S> {
     ticked: Instant,
     /// Since when as much is unconfirmed as may be.
     full: Option<Instant>,
+    /// Whether it has had its hello.
+    greeted: bool,
+    /// Whether something is only assumed to be told, since the client never answered.
+    assumed: bool,
     /// Whether the client has been told that it is live.
     told_live: bool,
     /// Whether a fresh cursor is owed, to a client that keeps them or to the device's row.
@@ -169,12 +175,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             asking: None,
             marking: None,
             reads: VecDeque::new(),
+            unwritten_answers: 0,
             receipts: Receipts::new(by_pong),
             unanswered: None,
             pinged: now,
             next_idle_ping: idle_ping(),
             ticked: now,
             full: None,
+            greeted: false,
+            assumed: false,
             told_live: by_pong,
             cursor_due: false,
         }
@@ -225,11 +234,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Puts what may go out into the socket's buffer, with pings between.
     fn write(&mut self) {
         if self.may_write() {
-            if self.intake.refill(self.receipts.room(), &self.receipts) {
+            if self.intake.refill(self.receipts.room(), &mut self.receipts) {
                 self.context.metrics.lags.inc();
                 self.cursor_due = true;
             }
-            self.asking = self.intake.question().map(|question| self.ask(question));
+            if let Some(question) = self.intake.question() {
+                self.asking = Some(self.ask(question));
+            }
         }
         if !self.wire.is_flushed() {
             return;
@@ -281,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Found> + Send>> {
+    fn ask(&mut self, question: Question) -> Pin<Box<dyn Future<Output = Found> + Send>> {
         let context = self.context.clone();
         match question {
             Question::Page(gap) => Box::pin(async move { Found::Page(context.catch_up.missed(gap).await) }),
@@ -290,6 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let opening = match &self.dialect {
                     Dialect::Plain { device, .. } => {
                         let after = self.strike_key().and_then(|key| self.context.strikes.told(&key));
+                        self.assumed = after.is_some();
                         Opening { user, device: Some(device.clone()), after, pages: false }
                     }
                     Dialect::Cursors(_) => Opening { user, device: None, after: self.own_cursor(), pages: true },
@@ -309,7 +321,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Found::Page(page) => self.intake.paged(page),
             Found::Opened(opened) => {
                 let (unread, server_time, resume) = (opened.unread, opened.server_time.clone(), opened.resume);
-                let begin = self.intake.opened(opened, self.own_cursor());
+                let begin = self.intake.opened(opened, self.own_cursor(), &self.receipts);
+                self.cursor_due = true;
+                if std::mem::replace(&mut self.greeted, true) {
+                    return;
+                }
                 let resumed = match &self.dialect {
                     Dialect::Plain { .. } => None,
                     Dialect::Cursors(After::Unknown) => Some(Resumed::new(Resume::Gap, &begin, self.intake.user())),
@@ -317,7 +333,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 };
                 let hello = protocol::hello_frame(self.intake.user(), unread, &server_time, resumed);
                 self.wire.feed(Message::Text(hello));
-                self.cursor_due = true;
             }
         }
     }
@@ -329,6 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Heard::Gone => Some(End::Gone),
             Heard::Refused(code) => Some(End::Close(code)),
             Heard::Flushed => {
+                self.unwritten_answers = 0;
                 if self.receipts.is_awaited() && self.unanswered.is_none() {
                     self.unanswered = Some(now);
                 }
@@ -339,9 +355,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.next_idle_ping = idle_ping();
                     // A later ping may still be on its way: this one shows that the other side answers.
                     self.unanswered = self.receipts.is_awaited().then_some(now);
-                    if let Some(key) = self.strike_key() {
+                    if let Dialect::Plain { .. } = self.dialect {
                         self.full = None;
+                    }
+                    if let Some(key) = self.strike_key() {
                         self.context.strikes.forget(&key);
+                    }
+                    if std::mem::take(&mut self.assumed) {
+                        // It does answer: what was only assumed to be told is told after all.
+                        self.intake.reopen();
                     }
                 }
                 None
@@ -377,7 +399,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Some(End::Close(code));
         }
         self.note(now);
-        self.receipts.forget(|xid| self.intake.mail().is_past(xid));
+        self.receipts.forget(self.intake.is_live(), |xid| self.intake.mail().is_past(xid));
         if self.cursor_due && self.wire.is_flushed() {
             self.cursor_due = !self.renew_cursor();
         }
@@ -405,10 +427,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// What a client that should answer pings is known by when it does not.
     fn strike_key(&self) -> Option<strikes::Client> {
         match &self.dialect {
-            Dialect::Plain { device, returning } => {
-                Some((self.intake.user().clone(), returning.then(|| device.clone())))
-            }
-            Dialect::Cursors(_) => None,
+            Dialect::Plain { device, returning: true } => Some((self.intake.user().clone(), device.clone())),
+            // It could be anybody's: another device of the user must not be taken for it.
+            Dialect::Plain { .. } | Dialect::Cursors(_) => None,
         }
     }
 

@@ -74,12 +74,22 @@ async fn a_restored_database_goes_on_and_tells_no_old_row_again() {
              from generate_series(1, 5) n;
              update notifier.epoch set system_identifier = 1;
              update notifier.progress set position = '5000000000:5000000000:';
-             update notifier.timer set barrier = '5000000000';
-             select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
-               and application_name = 'parkmate-notifier'",
+             update notifier.timer set barrier = '5000000000'",
         )
         .await
         .unwrap();
+    // Before anybody has noticed; the row's version is of the savepoint's transaction, and the row of the whole one.
+    database
+        .run("begin; set local notifier.doorbell = off; savepoint s; select notifier.send('8', 'info', 'in a savepoint'); release s; commit")
+        .await;
+    superuser
+        .batch_execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+             and application_name = 'parkmate-notifier'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(socket.frame().await["message"], "in a savepoint");
     database.run("select notifier.send('8', 'info', 'new')").await;
     assert_eq!(socket.frame().await["message"], "new");
     socket.nothing_but_a_marker(&database).await;
@@ -137,4 +147,27 @@ async fn a_confirmation_is_of_a_row_and_not_of_its_id() {
         database.one::<i64>(&sql).await
     };
     assert_eq!((confirm(1).await, confirm(0).await, confirm(0).await), (0, 1, 0));
+}
+
+/// A mailbox that was full when the epoch began: what waits in it can be acknowledged, and what follows comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_has_fallen_behind_goes_on_in_another_epoch() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open_at(service.address, "8", None).await;
+    database.run("select notifier.send('8', 'info', n::text) from generate_series(1, 900) n").await;
+    eventually("all is published", async || service.metric("notifier_published_total").await == 900).await;
+    database.run("select notifier.new_epoch(); select notifier.send('8', 'info', '901')").await;
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < 901 {
+        let frame = socket.frame().await;
+        if let Some(message) = frame["message"].as_str() {
+            assert!(told.insert(message.parse::<i32>().unwrap()), "twice: {frame}");
+        }
+        if frame["cursor"].is_string() {
+            let ack = serde_json::json!({"op": "ack", "cursor": frame["cursor"]}).to_string();
+            socket.send(tokio_tungstenite::tungstenite::Message::Text(ack.into())).await;
+        }
+    }
+    socket.nothing_but_a_marker(&database).await;
 }

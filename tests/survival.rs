@@ -228,7 +228,10 @@ async fn a_client_that_never_answers_is_told_the_same_three_times_and_no_more() 
             let mut bytes = Vec::new();
             tokio::io::AsyncReadExt::read_to_end(stream, &mut bytes).await.unwrap();
         } else {
-            // What is new still comes.
+            // What is new still comes, and as soon as it answers, what was only taken as told.
+            socket.nothing_but_a_marker(&database).await;
+            let frame = socket.frame().await;
+            assert_eq!((frame["message"].as_str(), frame["replayed"].as_bool()), (Some("unanswered"), Some(true)));
             socket.nothing_but_a_marker(&database).await;
         }
     }
@@ -294,24 +297,26 @@ async fn a_slow_link_is_waited_for_as_long_as_it_makes_progress() {
     socket.nothing_but_a_marker(&database).await;
 }
 
+/// What it is owed for asking stays small: the service does not remember more and more for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_pings_and_reads_nothing_is_closed() {
+async fn a_client_that_asks_and_reads_nothing_is_closed() {
     use futures_util::SinkExt;
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    let mut socket = Socket::open(service.address, "8").await;
-    // Until the answers fill the buffers on the way and nothing more is taken: the service has closed.
-    let closed = tokio::time::timeout(crate::support::LIMIT, async {
-        loop {
-            if socket.stream.feed(Message::Ping(vec![7; 125].into())).await.is_err()
-                || socket.stream.flush().await.is_err()
-            {
-                break;
-            }
-        }
-    });
-    assert!(closed.await.is_ok(), "it goes on for ever");
-    eventually("its session ended", || async { service.metric("notifier_sockets").await == 0 }).await;
+    let asked = [
+        (Socket::open(service.address, "8").await, Message::Ping(vec![7; 125].into())),
+        (Socket::open_at(service.address, "8", None).await, Message::Text(r#"{"op":"ack"}"#.into())),
+        (Socket::open_at(service.address, "8", None).await, Message::Text(r#"{"op":"read"}"#.into())),
+    ];
+    for (mut socket, message) in asked {
+        // Until the answers fill the buffers on the way and nothing more is taken: the service has closed.
+        let closed = tokio::time::timeout(crate::support::LIMIT, async {
+            while socket.stream.feed(message.clone()).await.is_ok() && socket.stream.flush().await.is_ok() {}
+        });
+        assert!(closed.await.is_ok(), "it goes on for ever: {message:?}");
+    }
+    eventually("their sessions ended", || async { service.metric("notifier_sockets").await == 0 }).await;
+    assert_eq!(given_up(service.address).await, [3, 0]);
 }
 
 /// With somebody listening a write tells all of it at once; with nobody it tells nothing, and runs at full speed.

@@ -11,6 +11,9 @@ declare
     from pg_control_system() s, pg_catalog.pg_database d where d.datname = current_database());
   _before notifier.epoch := (select e from notifier.epoch e order by e.number desc limit 1);
   _number integer;
+  _now    constant bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+  -- What wrote our own state last, before this does: the copy, where there was one. (xmin has 32 bits.)
+  _copied constant bigint := (select _now - (_now - p.xmin::text::bigint) % 4294967296 from notifier.progress p);
 begin
   insert into notifier.epoch (system_identifier, database, position, reason)
   select _here.system_identifier, _here.database, p.position, begin_epoch._reason from notifier.progress p
@@ -25,9 +28,12 @@ begin
   if (_before.system_identifier, _before.database) is distinct from (_here.system_identifier, _here.database)
      or (select pg_snapshot_xmax(p.position) > pg_snapshot_xmax(pg_current_snapshot()) from notifier.progress p) then
     -- Rows that were copied here name transactions of another cluster: they become older than every position. A row that was
-    -- written here and not touched since has the transaction that it names.
+    -- written here is of a transaction after the one that copied our own state, and its version is of that transaction or, where
+    -- it was written in a savepoint or has been touched, of a later one.
     update notifier.notification n set xid = '3'
-    where (n.xid::text::numeric % 4294967296)::text <> n.xmin::text and n.xid <> '3';
+    where n.xid <> '3'
+      and not (n.xid::text::numeric > _copied and n.xid::text::numeric < _now
+               and _now - (_now - n.xmin::text::bigint) % 4294967296 >= n.xid::text::numeric);
     update notifier.progress set position = '4:4:', swept_position = '4:4:', noted_at = clock_timestamp(), pruned = '0';
     update notifier.epoch set position = '4:4:' where number = _number;
     update notifier.timer set barrier = null where barrier is not null;

@@ -8,8 +8,8 @@
 --   _window    how far back
 --   _limit     how many at most: the newest
 --   returns    one row a socket, in order: the position it was read at; what the cursor was worth ('new' without one, 'gap' where
---              something that it does not see may be gone, else 'ok'); how many are unread (1000 stands for more); how many more
---              there are than were returned; the time; and the notifications in order of id
+--              something that it does not see may be gone, else 'ok'); how many are unread, and how many more there are than were
+--              returned (1000 stands for more, in both); the time; and the notifications in order of id
 -- Used by: the catch-up (src/catch_up.rs).
 create or replace function notifier.opened(
   _users text[], _devices text[], _epochs text[], _positions text[], _told text[], _pages boolean[], _window interval, _limit integer
@@ -38,7 +38,8 @@ begin
     select _here::text, v.resume,
            (select count(*)::integer from (select from notifier.notification n
                                            where n.user_id = r.user_id and n.read_at is null limit 1000) u),
-           coalesce(w.total - cardinality(w.newest), 0),
+           -- (least alone would make 1000 of null.)
+           case when w.total is null then 0 else least(w.total - coalesce(cardinality(w.newest), 0), 1000) end,
            to_char(_now at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
            coalesce(w.newest, '{}')
     from unnest(_users, _devices, _epochs, _positions::pg_snapshot[], _told, _pages)
@@ -65,13 +66,17 @@ begin
     left join lateral (
       select count(*) as total, array_agg(p.payload order by n.id) filter (where n.nth <= _limit) as newest
       from (
-        select n.id, n.slot, row_number() over (order by n.id desc) as nth
+        select l.id, l.slot, row_number() over (order by l.id desc) as nth
         from unnest(_slots) as s(slot)
-        join notifier.notification n on n.slot = s.slot
-        where n.user_id = r.user_id and n.created_at >= _since and n.read_at is null
-          and (n.until is null or n.until > _now)
-          and case when c.position is null then n.delivered_at is null and n.summarized_at is null
-                   else not pg_visible_in_snapshot(n.xid, c.position) and n.id <> all (c.told) end
+        cross join lateral (
+          select n.id, n.slot from notifier.notification n
+          where n.slot = s.slot and n.user_id = r.user_id and n.created_at >= _since and n.read_at is null
+            and (n.until is null or n.until > _now)
+            and case when c.position is null then n.delivered_at is null and n.summarized_at is null
+                     else not pg_visible_in_snapshot(n.xid, c.position) and n.id <> all (c.told) end
+          order by n.user_id desc, n.id desc
+          limit 1000 + _limit
+        ) l
       ) n
       left join lateral (
         select notifier.payload(m) as payload from notifier.notification m

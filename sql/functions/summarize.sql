@@ -3,6 +3,7 @@
 --   _user      the user
 --   _epoch, _within   the position at which they were counted; of another epoch it is ignored
 --   _before    the oldest id that was sent by itself
+--   returns    how many were noted: at most 5,000 of the oldest, and then there may be more
 -- Used by: the confirmations (src/confirmations.rs).
 create or replace function notifier.summarize(_user text, _epoch text, _within pg_snapshot, _before bigint) returns bigint
 language sql volatile security definer
@@ -15,6 +16,7 @@ begin atomic
       and n.delivered_at is null and n.summarized_at is null
       and (select notifier.is_present(summarize._epoch))
     order by n.id
+    limit 5000
     for update skip locked
   ), summarized as (
     update notifier.notification n set summarized_at = clock_timestamp()

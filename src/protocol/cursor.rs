@@ -87,8 +87,11 @@ impl Position {
     }
 
     fn checked(xmin: u64, xmax: u64, running: Vec<u64>) -> Option<Self> {
-        // What Postgres accepts as a pg_snapshot, and so what may be sent to it.
-        let holds = xmin > 0
+        // What Postgres accepts as a pg_snapshot, and so what may be sent to it: one that it refuses would fail a question that
+        // is asked for many. No transaction has an id whose lower half is 0.
+        let is_id = |xid: u64| xid & 0xffff_ffff != 0;
+        let holds = is_id(xmin)
+            && is_id(xmax)
             && xmin <= xmax
             && xmax <= i64::MAX as u64
             && running.iter().all(|xid| (xmin..xmax).contains(xid))
@@ -292,7 +295,21 @@ mod tests {
         }
         assert_eq!(position.to_string(), "10:20:10,15");
         assert_eq!("5:5:".parse::<Position>().unwrap().to_string(), "5:5:");
-        for garbage in ["", "1", "1:2", "a:b:", "1:2:x", "5:4:", "0:1:", "5:9:4", "5:9:9", "5:9:7,6", "5:9:6,6"] {
+        for garbage in [
+            "",
+            "1",
+            "1:2",
+            "a:b:",
+            "1:2:x",
+            "5:4:",
+            "0:1:",
+            "5:9:4",
+            "5:9:9",
+            "5:9:7,6",
+            "5:9:6,6",
+            "4294967296:4294967297:",
+            "1:4294967296:",
+        ] {
             assert!(garbage.parse::<Position>().is_err(), "{garbage:?}");
         }
     }

@@ -101,7 +101,8 @@ pub fn more_frame(more: i64) -> Utf8Bytes {
     }
     let message = match more {
         1 => "1 more notification waits in your inbox.".to_owned(),
-        _ => format!("{more} more notifications wait in your inbox."),
+        ..1000 => format!("{more} more notifications wait in your inbox."),
+        _ => "1000 or more notifications wait in your inbox.".to_owned(),
     };
     encode(&Frame { r#type: Level::Info, message, more })
 }

@@ -95,7 +95,7 @@ impl Intake {
     }
 
     /// Takes what waits in the mailbox, at most `room` frames, if nothing comes before it. Returns whether it had fallen behind.
-    pub fn refill(&mut self, room: usize, receipts: &Receipts) -> bool {
+    pub fn refill(&mut self, room: usize, receipts: &mut Receipts) -> bool {
         if !self.is_live() {
             return false;
         }
@@ -111,6 +111,9 @@ impl Intake {
                 // All that was dropped is invisible in `from`. In the same history it also is in `seen` or was told by it.
                 let seen = self.seen.take().filter(|_| from.epoch == self.epoch);
                 let position = seen.as_ref().map_or(&from.position, |seen| seen.newer(&from.position)).clone();
+                if self.epoch != from.epoch {
+                    receipts.begin_epoch();
+                }
                 self.epoch = from.epoch;
                 self.state = State::Missing(Box::new(Missing {
                     after: Cursor::new(from.epoch, position),
@@ -143,9 +146,20 @@ impl Intake {
         }
     }
 
+    /// Asks once more what an opening socket is told. What was sent since is left out.
+    pub fn reopen(&mut self) {
+        if matches!(self.state, State::Live) {
+            self.state = State::Opening;
+        }
+    }
+
     /// The answer to [`Question::Opening`]. `after` is the cursor it was asked with; where the database accepts it, all that it does
     /// not see follows page by page. Returns the cursor to begin with.
-    pub fn opened(&mut self, opened: Opened, after: Option<Cursor>) -> Cursor {
+    pub fn opened(&mut self, opened: Opened, after: Option<Cursor>, receipts: &Receipts) -> Cursor {
+        if self.epoch == Epoch::default() {
+            // The socket was there before this instance knew of any. What it is caught up with since then is seen by now.
+            self.epoch = self.mail.epoch();
+        }
         if let (Resume::Ok, Some(after)) = (opened.resume, after) {
             let begin = Cursor { sent: None, ..after.clone() };
             let (within, after_id, then) = match after.pages.as_deref() {
@@ -166,7 +180,9 @@ impl Intake {
         self.state = State::Live;
         let replayed = opened.notifications.iter().map(|n| n.xid);
         let begin = Cursor::new(self.epoch, opened.position.without(replayed));
-        self.backlog.extend(opened.notifications.iter().map(|n| Outgoing::Mail(Mail::new(n, true))));
+        let told = receipts.told();
+        let fresh = opened.notifications.iter().filter(|n| !told.contains(&(n.id, n.created_at.microseconds)));
+        self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, true))));
         if opened.more > 0 {
             let before = opened.notifications.first().map_or(i64::MAX, |oldest| oldest.id);
             let within = Cursor::new(self.epoch, opened.position.clone());
@@ -209,12 +225,12 @@ impl Intake {
         next
     }
 
-    /// A cursor that sees all that was handed out by [`Self::next`] and nothing else of this user's. `None` while nothing is known
-    /// or the history changes.
+    /// A cursor that sees nothing of this user's but what was handed out by [`Self::next`]. `None` while nothing is known.
     pub fn cursor(&self) -> Option<Cursor> {
         let (taken, waiting) = self.mail.taken();
         if taken.epoch != self.epoch {
-            return None;
+            // It sees nothing: worth nothing to go on from, and good to confirm what was sent.
+            return Some(Cursor::new(self.epoch, Position::nothing()));
         }
         let position = match &self.state {
             State::Opening => return None,

@@ -5,11 +5,13 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{After, Dialect, End, Session};
-use crate::protocol::{Asked, Cursor, Told};
+use crate::protocol::{Asked, CloseCode, Cursor, Told};
 use crate::store::Marked;
 
 /// A cursor names so many ids beside its position at most. With more it names none: the client gets them again and knows them.
 const MAX_TOLD: usize = 64;
+/// So many of a client's frames may be heard while something is unwritten.
+const MAX_UNWRITTEN_ANSWERS: u32 = 64;
 /// So many wishes to mark as read wait at most.
 const MAX_READS: usize = 8;
 
@@ -17,6 +19,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// What a client that keeps cursors asks for; of others everything is ignored.
     pub(super) fn asked(&mut self, asked: Asked, now: Instant) -> Option<End> {
         if let Dialect::Cursors(_) = self.dialect {
+            if !self.wire.is_flushed() {
+                // Who asks and does not read is owed no more than this.
+                self.unwritten_answers += 1;
+                if self.unwritten_answers > MAX_UNWRITTEN_ANSWERS {
+                    return Some(End::Close(CloseCode::TooSlow));
+                }
+            }
             match asked {
                 Asked::Ack(token) => match Cursor::decode(&token, self.intake.user()) {
                     Some(cursor) => {

@@ -36,6 +36,8 @@ pub struct Receipts {
     unconfirmed: usize,
     /// How many were ever sent.
     count: u64,
+    /// How many of `count` were sent in epochs before.
+    before: u64,
     last_ping: u32,
     last_pong: u32,
 }
@@ -54,7 +56,16 @@ pub type Identity = (i64, i64);
 impl Receipts {
     /// Nothing is sent.
     pub fn new(by_pong: bool) -> Self {
-        Self { by_pong, sent: VecDeque::new(), noted: 0, unconfirmed: 0, count: 0, last_ping: 0, last_pong: 0 }
+        Self {
+            by_pong,
+            sent: VecDeque::new(),
+            noted: 0,
+            unconfirmed: 0,
+            count: 0,
+            before: 0,
+            last_ping: 0,
+            last_pong: 0,
+        }
     }
 
     /// How many frames may be written now.
@@ -111,7 +122,7 @@ impl Receipts {
 
     /// The client has dealt with the first `count` frames of this socket; returns whether that was news.
     pub fn ack(&mut self, count: u64, now: Instant) -> bool {
-        let (before, first) = (self.unconfirmed, self.count - self.sent.len() as u64);
+        let (before, first) = (self.unconfirmed, self.first());
         self.confirm(now, |nth, _| first + (nth as u64) < count);
         self.unconfirmed < before
     }
@@ -137,11 +148,22 @@ impl Receipts {
         }
     }
 
-    /// Forgets what is noted and whose transaction no catch-up can meet again. Until then [`Self::told`] has to know it.
-    pub fn forget(&mut self, is_past: impl Fn(u64) -> bool) {
+    /// What was sent so far belongs to an epoch before: its ids and transactions say nothing in the next.
+    pub fn begin_epoch(&mut self) {
+        self.before = self.count;
+    }
+
+    /// The number of the first that is not forgotten.
+    fn first(&self) -> u64 {
+        self.count - self.sent.len() as u64
+    }
+
+    /// Forgets what is noted and whose transaction no catch-up can meet again. Until then [`Self::told`] has to know it. What was sent
+    /// in an epoch before no catch-up meets once the socket `is_live` in this one.
+    pub fn forget(&mut self, is_live: bool, is_past: impl Fn(u64) -> bool) {
         while self.noted > 0
             && self.sent.front().is_some_and(|sent| match sent.what {
-                What::Notification(_, xid) => is_past(xid),
+                What::Notification(_, xid) => (is_live && self.first() < self.before) || is_past(xid),
                 What::Summary(_) => true,
             })
         {
@@ -166,14 +188,22 @@ impl Receipts {
             return None;
         }
         let position = position.without(self.rows(self.noted..).map(|(_, xid)| xid));
-        let told: Vec<_> =
-            self.rows(..self.noted).filter(|(_, xid)| !position.sees(*xid)).map(|(row, _)| row.id).collect();
+        let told: Vec<_> = self
+            .rows(self.old().min(self.noted)..self.noted)
+            .filter(|(_, xid)| !position.sees(*xid))
+            .map(|(row, _)| row.id)
+            .collect();
         (told.len() <= MAX_UNCONFIRMED).then_some((position, told))
     }
 
     /// The ids that were sent and that the cursor does not see.
     pub fn sent_beside(&self, cursor: &Cursor) -> Vec<i64> {
-        self.rows(..).filter(|(row, xid)| !cursor.sees(row.id, *xid)).map(|(row, _)| row.id).collect()
+        self.rows(self.old()..).filter(|(row, xid)| !cursor.sees(row.id, *xid)).map(|(row, _)| row.id).collect()
+    }
+
+    /// How many of those that are not forgotten were sent in epochs before.
+    fn old(&self) -> usize {
+        self.before.saturating_sub(self.first()) as usize
     }
 
     fn rows(&self, range: impl std::ops::RangeBounds<usize>) -> impl Iterator<Item = (&Delivered, u64)> {
@@ -250,9 +280,9 @@ mod tests {
         assert_eq!(settled(&mut receipts, now + SETTLE / 2), [0; 0]);
         assert_eq!(settled(&mut receipts, now + SETTLE), [1]);
         assert_eq!(settled(&mut receipts, now + SETTLE), [0; 0], "noted once");
-        receipts.forget(|xid| xid != 1);
+        receipts.forget(false, |xid| xid != 1);
         assert!(receipts.told().contains(&(1, 0)), "a catch-up would find it again");
-        receipts.forget(|_| true);
+        receipts.forget(false, |_| true);
         assert!(receipts.told().is_empty() && receipts.deadline(now).is_none());
     }
     #[test]
@@ -267,7 +297,7 @@ mod tests {
         assert!(!receipts.ack(0, now));
         assert!(receipts.ack(1, now));
         assert_eq!(settled(&mut receipts, now), [5]);
-        receipts.forget(|_| true);
+        receipts.forget(false, |_| true);
         receipts.sent(row(8));
         assert!(!receipts.ack(1, now), "known");
         assert!(receipts.ack(3, now));
@@ -287,5 +317,22 @@ mod tests {
         let (position, told) = receipts.noted(&"8:8:".parse().unwrap()).unwrap();
         assert_eq!((position.to_string().as_str(), told), ("6:8:6", vec![9]));
         assert_eq!(receipts.sent_beside(&Cursor::new(Default::default(), "8:8:".parse().unwrap())), [9]);
+    }
+    #[test]
+    fn what_was_sent_in_an_epoch_before_is_forgotten_and_named_by_no_cursor() {
+        let (mut receipts, now) = (Receipts::new(true), Instant::now());
+        receipts.sent(row(5_000_000));
+        let ping = receipts.ping();
+        receipts.pong(&ping, now);
+        receipts.settle(now + SETTLE, |_| {});
+        receipts.begin_epoch();
+        receipts.sent(row(7));
+        let at = Cursor::new(Default::default(), "7:7:".parse().unwrap());
+        assert_eq!(receipts.sent_beside(&at), [7]);
+        assert_eq!(receipts.noted(&at.position).unwrap().1, [0; 0]);
+        receipts.forget(false, |_| false);
+        assert!(receipts.told().contains(&(5_000_000, 0)), "the catch-up of the new epoch may meet it");
+        receipts.forget(true, |_| false);
+        assert!(!receipts.told().contains(&(5_000_000, 0)) && receipts.told().contains(&(7, 0)));
     }
 }

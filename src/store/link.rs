@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket};
 
-use crate::protocol::{Cursor, Epoch};
+use crate::protocol::{Cursor, Epoch, Position};
 
 /// How long a new epoch may take to begin.
 const IDENTIFY_LIMIT: Duration = Duration::from_secs(600);
@@ -90,6 +90,15 @@ impl Link {
                 None => bail!("the server closed the connection"),
             }
         }
+    }
+
+    /// The position the database is at.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn position(&mut self) -> Result<Position> {
+        let rows = self.query("select pg_current_snapshot()").await?;
+        rows.first().and_then(|row| row.get(0)).context("the database has no position")?.parse()
     }
 
     /// Which history of the database this is, and the position up to which it is the same as the known one. Begins another epoch

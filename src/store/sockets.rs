@@ -34,7 +34,7 @@ pub struct Opened {
     pub resume: Resume,
     /// How many are unread; 1000 stands for as many or more.
     pub unread: i32,
-    /// How many more were not told than `notifications` holds.
+    /// How many more were not told than `notifications` holds; 1000 stands for as many or more.
     pub more: i64,
     /// The database's time, RFC 3339.
     pub server_time: String,
@@ -140,14 +140,15 @@ impl Store {
         Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
-    /// Notes that what a user had not been told before an id was told as a number.
+    /// Notes that what a user had not been told before an id was told as a number, a piece of it. Returns whether there may be more.
     ///
     /// # Errors
     /// The database cannot be asked; nothing is noted then.
-    pub async fn summarize(&self, user: &UserId, within: &Cursor, before: i64) -> Result<i64> {
+    pub async fn summarize(&self, user: &UserId, within: &Cursor, before: i64) -> Result<bool> {
         let sql = "select notifier.summarize($1, $2, $3::text::pg_snapshot, $4)";
         let (epoch, position) = (within.epoch.to_string(), within.position.to_string());
-        Ok(self.one(sql, &[&user.as_str(), &epoch, &position, &before]).await?.try_get(0)?)
+        let noted: i64 = self.one(sql, &[&user.as_str(), &epoch, &position, &before]).await?.try_get(0)?;
+        Ok(noted >= 5_000)
     }
 
     /// Notes what devices have had.
