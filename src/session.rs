@@ -12,18 +12,19 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::OptionFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::catch_up::CatchUp;
 use crate::confirmations::Confirmations;
-use crate::metrics::{Code, Metrics};
+use crate::metrics::Metrics;
 use crate::protocol::{self, Asked, CloseCode, Cursor, Read, Resume, Resumed, Told, UserId};
 use crate::registry::{MAX_MAILBOX_BYTES, Registry};
 use crate::store::{Delivered, Marked, Opened, Opening, Page, Store};
 
+mod farewell;
 mod intake;
 mod metered;
 mod progress;
@@ -34,7 +35,6 @@ mod wire;
 use intake::{Intake, Outgoing, Question};
 use receipts::{MAX_UNCONFIRMED, Receipts, SETTLE, What};
 pub use strikes::Strikes;
-use wire::FAREWELL;
 pub use wire::{Heard, PATIENCE, Wire};
 
 /// A silent socket is asked for a sign of life this often, give or take a fifth so that sockets don't do it in step.
@@ -457,50 +457,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn tell(&mut self, told: &Told<'_>) {
         let frame: Utf8Bytes = told.frame();
         self.wire.feed(Message::Text(frame));
-    }
-
-    /// Ends the socket so that the other side learns why.
-    async fn close(&mut self, end: End) {
-        let code = match end {
-            End::Gone => None,
-            End::Close(CloseCode::Restarting) if !self.drain().await => return,
-            End::Close(code) => Some(code),
-        };
-        if let Some(code) = code {
-            self.context.metrics.closes.get_or_create(&Code { code: code.number() }).inc();
-        }
-        self.wire.close(code).await;
-    }
-
-    /// This instance stops: nothing new is told; confirmations that are under way are waited for and count at once, since it is this
-    /// side that ends the socket; and it ends when its turn comes, so that thousands don't come back in one instant. Returns
-    /// whether the other side is still there.
-    async fn drain(&mut self) -> bool {
-        // A hundred sockets or more leave over five seconds, a few at once.
-        let crowd = self.context.metrics.sockets.get() as f64;
-        let spread = |longest: f64| Duration::from_secs_f64(fastrand::f64() * longest.min(crowd * longest / 100.0));
-        if let Dialect::Cursors(_) = self.dialect {
-            self.tell(&Told::Restarting { after: spread(10.0).as_secs_f64() });
-        }
-        let (turn, last) = (Instant::now() + spread(5.0), Instant::now() + FAREWELL);
-        loop {
-            let now = Instant::now();
-            let done = now >= last || (self.receipts.is_confirmed() && self.wire.is_flushed());
-            if done && now >= turn {
-                break;
-            }
-            let until = if done { turn } else { last };
-            if let Ok(heard) = timeout_at(until, self.wire.step()).await
-                && self.heard(heard).is_some()
-            {
-                return false;
-            }
-        }
-        self.note(Instant::now() + SETTLE);
-        if let Dialect::Plain { .. } = self.dialect {
-            self.renew_cursor();
-        }
-        true
     }
 }
 

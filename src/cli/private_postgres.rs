@@ -19,7 +19,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Ends the server and removes its folder as soon as the pipe to its owner closes: whatever way the owner ends, `kill -9`
 /// included. The owner's own clean-up would run only on the better ones.
-const KEEPER: &str = r#"
+pub const KEEPER: &str = r#"
 "$1/postgres" -D "$2/data" >"$2/log" 2>&1 &
 server=$!
 trap '' INT HUP TERM

@@ -6,22 +6,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use parkmate_notifier::cli::private_postgres::PrivatePostgres;
+use parkmate_notifier::cli::private_postgres::{KEEPER, PrivatePostgres};
 use tokio_postgres::Client;
 
 use super::database::{TEMPLATE, connect, prepare_template};
 use super::eventually;
-
-/// As that of the primary: ends the server when this process ends, in whatever way.
-const KEEPER: &str = r#"
-"$1/postgres" -D "$2/data" >"$2/log" 2>&1 &
-server=$!
-trap '' INT HUP TERM
-cat >/dev/null
-kill -QUIT "$server" 2>/dev/null
-wait "$server"
-rm -rf "$2"
-"#;
 
 /// Both servers hold the parking application with its ten events, in one database.
 pub struct Pair {
