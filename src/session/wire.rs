@@ -146,7 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Ends the socket so that the other side learns why; without a code it was the other side that ended it. Takes
-    /// [`FAREWELL`] at most.
+    /// two seconds at most.
     pub async fn close(&mut self, code: Option<CloseCode>) {
         let _ = timeout(FAREWELL, async {
             if let Some(code) = code {
