@@ -99,7 +99,7 @@ impl Listener {
     async fn listen(&self, attempt: &mut u32) -> Result<std::convert::Infallible> {
         let (mut link, _) = self.store.seek().await?;
         let known = self.registry.position();
-        let same = link.identify(known.epoch).await?;
+        let same = link.identify(&self.registry.epochs()).await?;
         let channel = link.listen().await?;
         // LISTEN is committed: what it did not hear is behind the position, and read soon.
         if known.epoch == Epoch::default() {

@@ -22,6 +22,8 @@ pub const MAX_MAILBOX_FRAMES: usize = 256;
 pub const MAX_MAILBOX_BYTES: usize = 256 * 1024;
 /// Of what is published and not noted as durable so many ids are kept.
 const MAX_UNNOTED: usize = 100_000;
+/// So many epochs are remembered.
+const MAX_EPOCHS: usize = 16;
 /// So many frames beside notifications wait at most; of more, the oldest go.
 const MAX_NEWS: usize = 16;
 
@@ -63,6 +65,8 @@ struct Inner {
     users: HashMap<UserId, Vec<Arc<Mailbox>>>,
     /// How far the stream was read, in which epoch.
     position: Arc<Cursor>,
+    /// The last epochs, the present one at the end.
+    epochs: Vec<Epoch>,
     /// How far it was read by what the database has noted: after a crash it is read on from here.
     durable: Position,
     /// Published and not visible in both `position` and `durable`: id -> xid.
@@ -104,6 +108,7 @@ impl Registry {
         let inner = Inner {
             users: HashMap::new(),
             position: Arc::new(Cursor::new(Epoch::default(), nothing.clone())),
+            epochs: Vec::new(),
             durable: nothing,
             published: HashMap::new(),
         };
@@ -160,6 +165,10 @@ impl Registry {
     /// Begins another epoch: the stream is read on from `durable`, and each socket catches up from there.
     pub fn begin(&self, epoch: Epoch, durable: Position) {
         let inner = &mut *self.lock();
+        if inner.epochs.len() >= MAX_EPOCHS {
+            inner.epochs.remove(0);
+        }
+        inner.epochs.push(epoch);
         inner.position = Arc::new(Cursor::new(epoch, durable.clone()));
         inner.durable = durable;
         inner.published.clear();
@@ -167,6 +176,11 @@ impl Registry {
             mailbox.lag_from(&inner.position);
         }
         self.begun.send_replace(true);
+    }
+
+    /// The last epochs that this instance has been in.
+    pub fn epochs(&self) -> Vec<Epoch> {
+        self.lock().epochs.clone()
     }
 
     /// How far the stream was read.

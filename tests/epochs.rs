@@ -120,6 +120,8 @@ async fn no_epoch_is_skipped_by_an_instance_that_was_away() {
     assert_eq!(same(&known).await, "700:700:");
     let newest: String = database.one("select token from notifier.epoch order by number desc limit 1").await;
     assert_eq!((same(&newest).await.as_str(), same("unknown").await.as_str()), ("800:800:", "800:800:"));
+    // A promotion left the newest behind: the one before counts.
+    assert_eq!(same(&format!("{known},lost with the primary")).await, "700:700:");
     // The server was restarted and nobody has said so yet: what is noted for the old epoch may be of what was lost.
     database.run("update notifier.incarnation set started_at = now()").await;
     let noted = "select position::text from notifier.progress";

@@ -1,7 +1,7 @@
 -- notifier.identify: which history of the database this is. Begins a new epoch where ids or transaction ids may have come back:
 -- the server was restarted, recovered from a crash or was promoted, or these tables were restored into another database.
---   _known    the epoch that the asking instance is in, or null
---   returns   one row: the present epoch's token, and the position up to which it is the same history as the known one
+--   _known    the epochs that the asking instance has been in, with commas between
+--   returns   one row: the present epoch's token, and the position up to which it is the same history as the last known one
 -- Used by: the listener (src/listener.rs), each time it connects, before it listens.
 create or replace function notifier.identify(_known text) returns table (epoch text, "position" text)
 language plpgsql security definer
@@ -20,9 +20,10 @@ begin
   return query
     select (select e.token from notifier.epoch e order by e.number desc limit 1), s.position::text
     from (
-      -- Where several have begun meanwhile, none of them must be skipped. One that is unknown here went with what was restored.
+      -- Where several have begun meanwhile, none of them must be skipped. One that is unknown here went with what was restored, or
+      -- was left behind by a promotion: then the one before counts.
       select e.position from notifier.epoch e
-      where e.number > coalesce((select k.number from notifier.epoch k where k.token = identify._known),
+      where e.number > coalesce((select max(k.number) from notifier.epoch k where k.token = any (string_to_array(identify._known, ','))),
                                 (select max(m.number) - 1 from notifier.epoch m))
          or not exists (select from notifier.epoch m where m.number > e.number)
       order by pg_snapshot_xmax(e.position), e.number limit 1

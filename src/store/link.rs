@@ -101,12 +101,13 @@ impl Link {
         rows.first().and_then(|row| row.get(0)).context("the database has no position")?.parse()
     }
 
-    /// Which history of the database this is, and the position up to which it is the same as the known one. Begins another epoch
-    /// where one is due.
+    /// Which history of the database this is, and the position up to which it is the same as the last of those known. Begins another
+    /// epoch where one is due.
     ///
     /// # Errors
     /// See [`Link::query`].
-    pub async fn identify(&mut self, known: Epoch) -> Result<Cursor> {
+    pub async fn identify(&mut self, known: &[Epoch]) -> Result<Cursor> {
+        let known = known.iter().map(Epoch::to_string).collect::<Vec<_>>().join(",");
         // Of a database that was restored it puts every notification right, once.
         let rows = self.query_within(IDENTIFY_LIMIT, &format!("select * from notifier.identify('{known}')")).await?;
         let column = |i| rows.first().and_then(|row| row.get(i)).context("the database has no epoch");
