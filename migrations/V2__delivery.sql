@@ -1,5 +1,8 @@
 -- What delivery survives with: which history of the database this is, how far it was read, and what each device has had.
 
+-- It returns more from here on, and what a function returns cannot be replaced: it is created again with the others.
+drop function if exists notifier.stream(pg_snapshot);
+
 -- A history of the database in which ids and transaction ids come once. Another begins whenever they may have come back: after
 -- a restart of the server, a promotion, a restore. The last row is the present one.
 create table notifier.epoch (
