@@ -97,7 +97,7 @@ impl Listener {
 
     /// One connection's life; ends with what is wrong with it.
     async fn listen(&self, attempt: &mut u32) -> Result<std::convert::Infallible> {
-        let (mut link, _) = self.store.seek().await?;
+        let mut link = self.store.seek().await?;
         let known = self.registry.position();
         let same = link.identify(&self.registry.epochs()).await?;
         let channel = link.listen().await?;

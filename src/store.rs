@@ -153,20 +153,19 @@ impl Store {
 
     /// Looks for the primary, for the listener: all else is asked of the server it listens to, and from the first call on nobody
     /// but it looks. Connections to another server end. The first time it makes sure that the schema is one this binary works
-    /// with. Returns a connection outside the pools, and a position that is older than any answer of this server.
+    /// with. Returns a connection outside the pools.
     ///
     /// # Errors
     /// [`NoPrimary`], with each host's reason; or says which side of the schema is older and what to do.
-    pub async fn seek(&self) -> Result<(Link, Position)> {
+    pub async fn seek(&self) -> Result<Link> {
         self.hosts.lead();
-        let (mut link, position) =
-            self.hosts.look().await.with_context(|| format!("connecting to {}", self.place()))?;
+        let mut link = self.hosts.look().await.with_context(|| format!("connecting to {}", self.place()))?;
         // Once: beside a newer schema an older instance goes on until it is replaced, and must be able to come back to it.
         if !self.hosts.is_checked() {
             migrations::check(&mut link).await?;
             self.hosts.checked();
         }
-        Ok((link, position))
+        Ok(link)
     }
 
     /// A connection of its own to the primary, outside the pools: for locks that live as long as their session.

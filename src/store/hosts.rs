@@ -18,7 +18,6 @@ use tokio_postgres::{Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tracing::info;
 
 use super::Link;
-use crate::protocol::Position;
 
 /// How long one address may take in all: to be found, to accept, to authenticate, and to say what it is. A host that is frozen
 /// takes nothing from the others.
@@ -28,7 +27,7 @@ const POOL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a server says of itself. Another start of the same server is another server: sessions did not survive it.
 const WHO: &str = "select pg_is_in_recovery(), current_setting('transaction_read_only'),
-    extract(epoch from pg_postmaster_start_time()), pg_current_snapshot()";
+    extract(epoch from pg_postmaster_start_time())";
 
 /// No host of the address is a primary.
 #[derive(Debug)]
@@ -91,18 +90,12 @@ struct Who {
     standby: bool,
     read_only: bool,
     started: String,
-    position: Position,
 }
 
 impl Who {
     fn from_row(row: Option<&SimpleQueryRow>) -> Result<Self> {
         let value = |i| row.and_then(|row| row.get(i)).context("the server does not say what it is");
-        Ok(Self {
-            standby: value(0)? == "t",
-            read_only: value(1)? == "on",
-            started: value(2)?.to_owned(),
-            position: value(3)?.parse()?,
-        })
+        Ok(Self { standby: value(0)? == "t", read_only: value(1)? == "on", started: value(2)?.to_owned() })
     }
 
     /// Why it cannot be worked with, if so.
@@ -144,12 +137,12 @@ impl Hosts {
     }
 
     /// Looks for the primary, beginning with the last one, and makes it everybody's: pools of another server end, and what is on
-    /// its way from there is no answer any more. Returns a link to it, and a position older than any answer of its pools.
+    /// its way from there is no answer any more. Returns a link to it.
     /// Dropped half-way it has changed nothing.
     ///
     /// # Errors
     /// [`NoPrimary`]; then nothing can be asked until the next look.
-    pub(super) async fn look(&self) -> Result<(Link, Position)> {
+    pub(super) async fn look(&self) -> Result<Link> {
         let _one_at_a_time = self.looking.lock().await;
         let last = self.lock().last;
         let mut order: Vec<_> = hosts(&self.address).enumerate().collect();
@@ -173,7 +166,10 @@ impl Hosts {
                 let config = one(&self.address, host, *address, port);
                 match connect(&config).await {
                     Ok((link, who)) => match who.refusal() {
-                        None => return Ok((link, self.found(i, config, place, who)?)),
+                        None => {
+                            self.found(i, config, place, who)?;
+                            return Ok(link);
+                        }
                         Some(refusal) => {
                             none.standby = true;
                             reasons.push(format!("{place} {refusal}"));
@@ -196,23 +192,22 @@ impl Hosts {
         Err(none.into())
     }
 
-    /// Makes a server everybody's, unless it is already. Returns a position older than any answer of its pools.
-    fn found(&self, host: usize, config: Config, place: String, who: Who) -> Result<Position> {
+    /// Makes a server everybody's, unless it is already.
+    fn found(&self, host: usize, config: Config, place: String, who: Who) -> Result<()> {
         let mut known = self.lock();
         known.last = host;
         if let Some(primary) = &known.primary
             && primary.who.started == who.started
             && primary.place == place
         {
-            return Ok(primary.who.position.clone());
+            return Ok(());
         }
         info!(place, "this is the primary");
-        let position = who.position.clone();
         let primary = Primary::new(config, place, who, &self.sizes)?;
         if let Some(before) = known.primary.replace(Arc::new(primary)) {
             before.close();
         }
-        Ok(position)
+        Ok(())
     }
 
     /// A link of its own to the primary. Where nobody leads it looks for it.
@@ -224,7 +219,7 @@ impl Hosts {
                 linked => return linked,
             }
         }
-        Ok(self.look().await?.0)
+        self.look().await
     }
 
     /// A connection of a pool to the primary. Where nobody leads it looks for it.
