@@ -82,6 +82,34 @@ async fn a_lock_on_a_table_of_ours_neither_stops_a_write_nor_loses_its_notificat
     .await;
 }
 
+/// A table that grows makes its writers wait in turn, on a slow disk for longer than we may wait for a lock of a person's. Here
+/// an index is held instead: a writer comes to it after the table, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_waits_for_its_turn_to_insert_does_not_fail() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    let leaf: i16 = database.one("select notifier.slot(now())").await;
+    let locker = database.superuser().await;
+    let hold = format!("begin; alter index notifier.notification_{leaf}_pkey set tablespace pg_default");
+    locker.batch_execute(&hold).await.unwrap();
+    let release = async {
+        eventually("the write has waited for longer than notifier.reserve would have", || async {
+            database
+                .one::<bool>(
+                    "select exists (select from pg_locks l join pg_database d on d.oid = l.database
+                     where d.datname = current_database() and not l.granted
+                       and waitstart < clock_timestamp() - interval '200 ms')",
+                )
+                .await
+        })
+        .await;
+        locker.batch_execute("rollback").await.unwrap();
+    };
+    tokio::join!(database.write("update payment set status = 'verified' where id = 204"), release);
+    assert_eq!(david.frame().await["event"], "payment.verified");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_had_to_wait_for_a_lock_waits_once() {
     let database = Database::new().await;

@@ -3,7 +3,8 @@
 --   _keys, _dues   one element each a row
 -- Used by: the generated trigger functions (outside their exception blocks).
 create or replace function notifier.arm(_event text, _keys jsonb[], _dues timestamptz[]) returns void
-language plpgsql as $$
+language plpgsql
+set lock_timeout = 0 as $$   -- notifier.reserve has waited
 declare
   _due timestamptz;
 begin

@@ -6,7 +6,8 @@
 create or replace function notifier.record(
   _event text, _level text, _users text[], _messages text[], _data jsonb[], _until timestamptz default null
 ) returns void
-language plpgsql as $$
+language plpgsql
+set lock_timeout = 0 as $$   -- notifier.reserve has waited
 declare
   _now      constant timestamptz := clock_timestamp();
   _slot     constant smallint := notifier.slot(_now);

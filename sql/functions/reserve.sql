@@ -1,13 +1,15 @@
 -- notifier.reserve: take the locks an insert needs before the insert, where waiting for them can still be given up.
--- Whoever holds a lock on our tables costs an application's transaction one lock_timeout (50 ms in the generated
--- functions), once: from then on the transaction writes to notifier.spill, which nobody locks.
+-- Whoever holds a lock on our tables costs an application's transaction one lock_timeout, once: from then on the
+-- transaction writes to notifier.spill, which nobody locks. The insert itself then has no limit: what is left to wait for
+-- is the growth of the table, a lock every writer of a busy table takes its turn at, and giving up would fail the write.
 --   _tables     what to lock, ready for `lock table`: with `only`, since locking the other leaves would make emptying an
 --               old one wait for every writer
 --   _sequence   what their ids come from
 --   returns     true: insert there; false: notifier.put_aside
 -- Used by: notifier.record, notifier.arm.
 create or replace function notifier.reserve(_tables text, _sequence regclass) returns boolean
-language plpgsql as $$
+language plpgsql
+set lock_timeout = '50ms' as $$
 begin
   if coalesce(current_setting('notifier.spilling', true), '') = 'on' then
     return false;
