@@ -128,6 +128,7 @@ impl Listener {
         let mut heard = Instant::now();
         let mut silent = false;
         let mut wanted = false;
+        let mut doubtful = false;
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -137,6 +138,20 @@ impl Listener {
                     Ok(Payload::Notification(notification)) => self.publish(&notification),
                     Ok(Payload::Read) => wanted = true,
                     Ok(Payload::Due(at)) => self.alarm.earlier(seconds(at)),
+                    Ok(Payload::Notifications(notifications, undecodable)) => {
+                        notifications.iter().for_each(|notification| self.publish(notification));
+                        if undecodable > 0 {
+                            warn!(undecodable, "rows of notifier.notification are undecodable and skipped");
+                            self.metrics.malformed_payloads.inc();
+                        }
+                    }
+                    Ok(Payload::Told(stretch)) => {
+                        (heard, asked) = (Instant::now(), false);
+                        // What could not be decoded stood before it, perhaps: then the read comes first.
+                        if !doubtful {
+                            self.registry.follow(&stretch);
+                        }
+                    }
                     Ok(Payload::Beat(from)) => {
                         (heard, asked) = (Instant::now(), false);
                         if from == me && !proved {
@@ -149,7 +164,7 @@ impl Listener {
                         // Its text may be anybody's, and the error quotes it. If it was one of ours, the read finds the row.
                         warn!(kind = ?error.classify(), column = error.column(), "malformed payload on the channel, ignored");
                         self.metrics.malformed_payloads.inc();
-                        wanted = true;
+                        (wanted, doubtful) = (true, true);
                     }
                 },
                 Some(looked) = OptionFuture::from(look.as_mut()) => {
@@ -191,7 +206,7 @@ impl Listener {
             wanted |= tick && look.is_none();
             if wanted && look.is_none() {
                 look = Some(self.look(gather));
-                wanted = false;
+                (wanted, doubtful) = (false, false);
             }
             if tick && looked_at.elapsed() > LOOK_LIMIT {
                 let why = format!("the database has not answered a read for {} s", looked_at.elapsed().as_secs());
@@ -247,8 +262,9 @@ impl Listener {
 
     fn look(&self, limit: Duration) -> Look {
         let (store, registry, metrics) = (self.store.clone(), self.registry.clone(), self.metrics.clone());
+        // From where it stands when this is decided: what is told later may move it past what this is to find.
+        let after = registry.position();
         Box::pin(async move {
-            let after = registry.position();
             let head = store
                 .stream(&after, limit, |notification| {
                     if registry.publish(&notification) {

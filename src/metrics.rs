@@ -38,6 +38,8 @@ pub struct Metrics {
     pub listener_connects: Counter,
     /// Whether this instance is the relay.
     pub relay: Gauge,
+    /// Whether it is, and tells for the writers what they commit.
+    pub relay_busy: Gauge,
     /// Sockets that this side closed, by close code.
     pub closes: Family<Code, Counter>,
     /// Sockets closed whose client never answers, and is not told the same again.
@@ -62,7 +64,12 @@ impl Metrics {
         r.register("catch_ups", "Catch-ups of sockets: openings and pages", new.catch_ups.clone());
         r.register("catch_up_reads", "Questions to the database that answered catch-ups", new.catch_up_reads.clone());
         r.register("listener_connects", "Times the listener connected", new.listener_connects.clone());
-        r.register("relay", "1 on the instance that holds the bell", new.relay.clone());
+        r.register("relay", "1 on the instance that is the relay", new.relay.clone());
+        r.register(
+            "relay_busy",
+            "1 on the relay while it tells for the writers what they commit, 0 while they NOTIFY themselves",
+            new.relay_busy.clone(),
+        );
         r.register("closes", "Sockets that this side closed, by close code", new.closes.clone());
         r.register(
             "unanswering",

@@ -138,6 +138,18 @@ pub struct ReadBy {
     pub origin: Option<String>,
 }
 
+/// A stretch of the stream: what is visible in `position` and not in `since`. Whoever has read up to `since` or further and hears that
+/// a stretch was told has heard all up to `position`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// The history that the positions belong to.
+    pub epoch: Epoch,
+    /// Where it begins.
+    pub since: Position,
+    /// Where it ends.
+    pub position: Position,
+}
+
 /// Ids travel as strings, since JSON readers lose integers beyond 2^53.
 fn number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -146,14 +158,18 @@ fn number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer
 /// What a NOTIFY on our channel says.
 #[derive(Debug)]
 pub enum Payload {
-    /// A whole notification.
+    /// A whole notification, from the writer itself.
     Notification(Box<Notification>),
+    /// Several, from the relay; and how many more could not be decoded.
+    Notifications(Vec<Notification>, usize),
     /// There is something to read: too large or too many to tell.
     Read,
     /// A timer is due in so many seconds (negative: already).
     Due(f64),
     /// Whoever is named is alive, and so is the channel.
     Beat(String),
+    /// The relay is alive, and what it read stood before this.
+    Told(Stretch),
     /// A user has read something.
     ReadBy(ReadBy),
 }
@@ -162,7 +178,7 @@ impl Payload {
     /// Decodes the text of a NOTIFY. Unknown keys are ignored, so that a newer database can tell an older binary more.
     ///
     /// # Errors
-    /// The text is not JSON or none of the five shapes.
+    /// The text is not JSON or none of the shapes above.
     pub fn decode(text: &str) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Signal {
@@ -170,6 +186,16 @@ impl Payload {
             due: Option<f64>,
             beat: Option<String>,
             read_by: Option<ReadBy>,
+            epoch: Option<String>,
+            since: Option<String>,
+            position: Option<String>,
+        }
+        if text.starts_with('[') {
+            let several: Vec<&RawValue> = serde_json::from_str(text)?;
+            // One that this binary cannot read must not keep everybody from the others.
+            let read: Vec<_> = several.iter().filter_map(|one| serde_json::from_str(one.get()).ok()).collect();
+            let unread = several.len() - read.len();
+            return Ok(Self::Notifications(read, unread));
         }
         let not_a_notification = match serde_json::from_str(text) {
             Ok(notification) => return Ok(Self::Notification(notification)),
@@ -178,7 +204,17 @@ impl Payload {
         match serde_json::from_str(text) {
             Ok(Signal { read: Some(true), .. }) => Ok(Self::Read),
             Ok(Signal { due: Some(seconds), .. }) => Ok(Self::Due(seconds)),
-            Ok(Signal { beat: Some(from), .. }) => Ok(Self::Beat(from)),
+            Ok(Signal { beat: Some(from), epoch, since, position, .. }) => Ok(epoch
+                .zip(since)
+                .zip(position)
+                .and_then(|((epoch, since), position)| {
+                    Some(Stretch {
+                        epoch: epoch.parse().ok()?,
+                        since: since.parse().ok()?,
+                        position: position.parse().ok()?,
+                    })
+                })
+                .map_or(Self::Beat(from), Self::Told)),
             Ok(Signal { read_by: Some(read_by), .. }) => Ok(Self::ReadBy(read_by)),
             _ => Err(not_a_notification),
         }
@@ -209,6 +245,14 @@ mod tests {
         assert!(matches!(Payload::decode(r#"{"read":true}"#), Ok(Payload::Read)));
         assert!(matches!(Payload::decode(r#"{"due":-1.5}"#), Ok(Payload::Due(s)) if s == -1.5));
         assert!(matches!(Payload::decode(r#"{"beat":"a"}"#), Ok(Payload::Beat(from)) if from == "a"));
+        let several = format!(r#"[{PAYLOAD},{{"id":"x"}},{PAYLOAD}]"#);
+        assert!(matches!(Payload::decode(&several), Ok(Payload::Notifications(read, 1)) if read.len() == 2));
+        let told = r#"{"beat":"relay","epoch":"00000000000000ff","since":"5:5:","position":"9:9:7"}"#;
+        let Ok(Payload::Told(stretch)) = Payload::decode(&told.replace("9:9:7", "9:12:9,11")) else {
+            panic!("no stretch")
+        };
+        assert_eq!((stretch.since.to_string(), stretch.position.to_string()), ("5:5:".into(), "9:12:9,11".into()));
+        assert!(matches!(Payload::decode(told), Ok(Payload::Beat(_))), "7 does not run between 9 and 9");
         for garbage in ["", "nonsense", "[]", "{}", r#"{"read":false}"#, r#"{"id":"x"}"#, "\u{0}", r#"{"due":"soon"}"#]
         {
             assert!(Payload::decode(garbage).is_err(), "{garbage:?}");

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::protocol::{Cursor, Epoch, Notification, Position, UserId, notification_frame};
+use crate::protocol::{Cursor, Epoch, Notification, Position, Stretch, UserId, notification_frame};
 
 /// A mailbox holds at most so many frames, and at most [`MAX_MAILBOX_BYTES`] unless one frame alone is larger. What does not
 /// fit is dropped, and the session reads it from the table when it has sent the rest.
@@ -146,10 +146,24 @@ impl Registry {
         true
     }
 
+    /// Notes that all of a stretch have been published, if all before it have been. Otherwise, and of another epoch, it says
+    /// nothing: the next read does.
+    pub fn follow(&self, told: &Stretch) {
+        let inner = &mut *self.lock();
+        let known = &*inner.position;
+        let follows = told.since.is_older(&known.position) && !told.position.is_older(&known.position);
+        if known.epoch == told.epoch && follows {
+            // Ids are forgotten with the next read: this comes hundreds of times a second.
+            inner.position = Arc::new(Cursor::new(told.epoch, told.position.clone()));
+        }
+    }
+
     /// Notes that all notifications visible in the position have been published, and how far the database has noted the same.
     /// Returns whether it should note more.
     pub fn advance(&self, position: Position, durable: Position) -> bool {
         let inner = &mut *self.lock();
+        // What was told while the read was under way may have been newer.
+        let position = position.newer(&inner.position.position).clone();
         // A database that notes nothing must not fill our memory: what `position` sees it answers for alone.
         let few = inner.published.len() < MAX_UNNOTED;
         inner.published.retain(|_, xid| !position.sees(*xid) || (few && !durable.sees(*xid)));
@@ -399,6 +413,27 @@ mod tests {
         assert_eq!(ids(&other), [0; 0]);
         drop((phone, laptop, other));
         assert!(registry.lock().users.is_empty(), "no subscription is left, and no user without one");
+    }
+
+    #[test]
+    fn what_was_told_moves_the_position_where_it_follows_on() {
+        let registry = registry("5:5:");
+        let socket = registry.subscribe("1".parse().unwrap(), None);
+        let told = |epoch: &str, since, position| {
+            registry.follow(&Stretch { epoch: epoch.parse().unwrap(), since: at(since), position: at(position) });
+            registry.position().position.to_string()
+        };
+        let (present, other) = ("00000000000000ff", "00000000000000aa");
+        assert_eq!(told(other, "5:5:", "9:9:"), "5:5:", "of another epoch");
+        assert_eq!(told(present, "6:6:", "9:9:"), "5:5:", "it has not heard what was between");
+        registry.publish(&notification(1, 6, "1"));
+        assert_eq!(told(present, "4:4:", "7:9:7"), "7:9:7");
+        assert_eq!(told(present, "4:4:", "7:8:7"), "7:9:7", "never back");
+        registry.advance(at("6:7:6"), at("6:7:6"));
+        assert_eq!(registry.position().position, at("7:9:7"), "nor by a read that began before");
+        assert!(!registry.publish(&notification(1, 6, "1")));
+        assert!(registry.publish(&notification(2, 7, "1")));
+        assert_eq!(ids(&socket), [1, 2]);
     }
 
     #[test]

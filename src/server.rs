@@ -84,7 +84,13 @@ pub async fn run(
         .run(stop_parts.clone()),
     );
     parts.spawn(
-        Relay { store: store.clone(), readiness: readiness.clone(), metrics: metrics.clone() }.run(stop_parts.clone()),
+        Relay {
+            store: store.clone(),
+            registry: registry.clone(),
+            readiness: readiness.clone(),
+            metrics: metrics.clone(),
+        }
+        .run(stop_parts.clone()),
     );
     parts.spawn(scheduler::run(store.clone(), config.retention, alarm, stop_parts.clone()));
     parts.spawn(catch_up.clone().run(catch_up_store, config.pool_size, stop_parts.clone()));

@@ -27,7 +27,7 @@ use crate::protocol::{Cursor, Epoch, Notification, Position};
 
 pub use hosts::NoPrimary;
 pub use inbox::{Entry, InboxPage, Marked};
-pub use link::Link;
+pub use link::{Doorbell, Link};
 pub use sockets::{Delivered, Gap, Opened, Opening, Page};
 
 use hosts::Hosts;
@@ -99,6 +99,12 @@ pub struct Head {
     pub noted: Position,
     /// The channel's name: a secret.
     pub channel: String,
+    /// How full the server's NOTIFY queue is, from 0 to 1.
+    pub queue: f64,
+    /// How many faults of events were ever kept.
+    pub faults: i64,
+    /// The database's clock, in seconds since 1970.
+    pub now: f64,
 }
 
 /// The database has begun another epoch: nothing may be read on in the old one.
@@ -221,6 +227,9 @@ impl Store {
             epoch: head.try_get::<_, &str>(2)?.parse()?,
             noted: head.try_get::<_, &str>(3)?.parse()?,
             channel: head.try_get(4)?,
+            queue: head.try_get(6)?,
+            faults: head.try_get(7)?,
+            now: head.try_get(8)?,
         };
         if head.epoch != after.epoch {
             bail!(OtherEpoch(head.epoch));
@@ -258,7 +267,7 @@ impl Store {
     /// The database cannot be asked.
     pub async fn beat(&self, from: &str) -> Result<()> {
         let lease = self.lease().await?;
-        lease.limit(ANSWER_LIMIT, lease.batch_execute(&beat(from))).await
+        lease.limit(ANSWER_LIMIT, lease.batch_execute(&format!("select notifier.beat('{from}')"))).await
     }
 
     /// Runs an application's script of several statements in one transaction; returns how many rows its last one touched.
@@ -372,10 +381,6 @@ impl Drop for Lease {
             drop(Object::take(object));
         }
     }
-}
-
-fn beat(from: &str) -> String {
-    format!("select notifier.beat('{from}')")
 }
 
 /// One row that this binary cannot read must not keep everybody from the others.

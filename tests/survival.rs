@@ -151,6 +151,8 @@ async fn opening_in_the_middle_of_writes_neither_skips_nor_doubles() {
     const WRITES: i64 = 600;
     let database = Database::new().await;
     let service = Service::on(&database).await;
+    // When the relay begins or ends to tell for the writers, what one of them commits just before may come just after.
+    eventually("writers announce", || service.is_announced_to()).await;
     let writer = database.another_app().await;
     let mut sockets = vec![Socket::open(service.address, "8").await];
     let writing = tokio::spawn(async move {
@@ -251,7 +253,7 @@ async fn backends_that_hang_hold_up_nothing_for_long() {
         .await
         .query(
             "select pid::text from pg_stat_activity where application_name = 'parkmate-notifier' and datname = current_database()
-             and state = 'idle' and query !~ 'lead|listen|beat|tcp_user_timeout'",
+             and state = 'idle' and query !~ 'relay|bell|tend|committing|listen|beat|tcp_user_timeout'",
             &[],
         )
         .await
@@ -333,7 +335,7 @@ async fn notify_carries_the_whole_notification_or_a_reference_and_only_when_aske
     assert_eq!(heard.recv().await.unwrap(), "mark", "nobody asked to be rung");
 
     let holder = database.superuser().await;
-    assert!(holder.query_one("select notifier.lead()", &[]).await.unwrap().get::<_, bool>(0));
+    holder.batch_execute("select notifier.hang_bell(notifier.become_relay())").await.unwrap();
     database.write(&format!("begin; {write}; rollback")).await;
     database.write(write).await;
     let payload: serde_json::Value = serde_json::from_str(&heard.recv().await.unwrap()).unwrap();

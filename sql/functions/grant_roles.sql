@@ -41,7 +41,12 @@ begin
       notifier.unread(text[]),
       notifier.mark_read(text, bigint[], bigint, text),
       notifier.work(interval),
-      notifier.lead(),
+      notifier.become_relay(),
+      notifier.hang_bell(bigint),
+      notifier.take_down_bell(),
+      notifier.pass_on(bigint, text, pg_snapshot, pg_snapshot),
+      notifier.tend(bigint),
+      notifier.committing(),
       notifier.beat(text)
       to notifier_service;
   end if;

@@ -16,7 +16,6 @@ begin
   perform set_config('notifier.faulted', _kept || _mark, true);
   begin
     lock table notifier.fault_record in row exclusive mode;
-    perform nextval('notifier.fault_record_id_seq');
     set local lock_timeout = 0;   -- see notifier.reserve
     insert into notifier.fault_record (event, sqlstate, message)
     values (keep_fault._event, keep_fault._sqlstate, keep_fault._message);

@@ -2,15 +2,17 @@
 -- writers do it only while the relay asks for it by holding the bell (an advisory lock). The bell is latency only: whatever
 -- goes wrong here, the service finds the rows within two seconds.
 --   returns   whether to NOTIFY
--- Used by: notifier.record, notifier.arm. The key is that of notifier.lead.
+-- Used by: notifier.record, notifier.arm. The key is that of notifier.hang_bell.
 create or replace function notifier.rung() returns boolean
 language plpgsql as $$
 begin
-  -- In one expression: between two statements a cancel would leave the lock behind in a pooled session. `doorbell = off`
-  -- is for applications that use PREPARE TRANSACTION, which fails after NOTIFY. A full queue would fail the COMMIT.
-  return coalesce(current_setting('notifier.doorbell', true), '') not in ('off', 'false', '0')
-    and (case when pg_try_advisory_lock_shared(7809647138214477426)
-              then not pg_advisory_unlock_shared(7809647138214477426) else true end)
+  -- The bell in one expression: between two statements a cancel would leave the lock behind in a pooled session. A full queue
+  -- would fail the COMMIT.
+  return case notifier.doorbell()
+      when 'off' then false
+      when 'on' then true
+      else case when pg_try_advisory_lock_shared(7809647138214477426)
+                then not pg_advisory_unlock_shared(7809647138214477426) else true end end
     and pg_notification_queue_usage() < 0.25;
 exception when others then
   return false;   -- out of shared memory for the lock, say

@@ -57,6 +57,11 @@ impl Position {
         self.xmin >= other.xmax
     }
 
+    /// Whether all transactions before this one have ended.
+    pub fn is_past(&self, xid: u64) -> bool {
+        self.xmin >= xid
+    }
+
     /// Whether the database took this one before the other, or at the same moment of its history.
     pub fn is_older(&self, other: &Self) -> bool {
         let order = |p: &Self| (p.xmax, p.xmin, std::cmp::Reverse(p.running.len()));

@@ -2,8 +2,10 @@
 //! session. It speaks the simple protocol only, which passes through poolers, so that a pooler can be told by name.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::str::FromStr;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -148,15 +150,6 @@ impl Link {
         Ok(())
     }
 
-    /// Sends a beat on the channel. `from` is a word.
-    ///
-    /// # Errors
-    /// See [`Link::query`].
-    pub async fn beat(&mut self, from: &str) -> Result<()> {
-        self.query(&super::beat(from)).await?;
-        Ok(())
-    }
-
     /// Has the server give up this session when the link dies without a word: it would hold up the NOTIFY queue of the cluster.
     ///
     /// # Errors
@@ -172,22 +165,98 @@ impl Link {
     /// See [`Link::query`].
     pub async fn prepare_to_lead(&mut self) -> Result<()> {
         self.query(
-            // A relay beats each second: three beats missed, and another one leads within five seconds.
+            // A relay beats each second: three beats missed, and another one leads within five seconds. Without synchronous commit
+            // nobody waits for a disk behind its NOTIFYs; what they tell is in the table.
             "set idle_session_timeout = '3s'; set idle_in_transaction_session_timeout = '3s';
-             set statement_timeout = '5s'; set lock_timeout = '4s'; set tcp_user_timeout = '5s'",
+             set statement_timeout = '5s'; set lock_timeout = '4s'; set tcp_user_timeout = '5s';
+             set synchronous_commit = off; set default_transaction_isolation = 'read committed'",
         )
         .await?;
         Ok(())
     }
 
-    /// Tries to become the relay, for as long as this link lives.
+    /// Tries to become the relay, for as long as this link lives. Returns the relay's generation if it is.
     ///
     /// # Errors
-    /// See [`Link::query`]; the link has to be dropped then.
-    pub async fn lead(&mut self) -> Result<bool> {
-        let rows = self.query("select notifier.lead()").await?;
-        Ok(rows.first().and_then(|row| row.get(0)) == Some("t"))
+    /// See [`Link::query`].
+    pub async fn become_relay(&mut self) -> Result<Option<i64>> {
+        self.value("select notifier.become_relay()").await
     }
+
+    /// Asks writers to NOTIFY. Returns a transaction id: once all before it have ended nobody is left who looked sooner. `None` when
+    /// the bell could not be had at once.
+    ///
+    /// # Errors
+    /// See [`Link::query`]; or another instance is the relay. The link has to be dropped then.
+    pub async fn hang_bell(&mut self, generation: i64) -> Result<Option<u64>> {
+        self.value(&format!("select notifier.hang_bell({generation})")).await
+    }
+
+    /// Asks writers no more to NOTIFY.
+    ///
+    /// # Errors
+    /// See [`Link::hang_bell`].
+    pub async fn take_down_bell(&mut self) -> Result<()> {
+        self.query("select notifier.take_down_bell()").await?;
+        Ok(())
+    }
+
+    /// Tells on the channel what was committed between what was read and now. Returns the new position, and how many rows there
+    /// were.
+    ///
+    /// # Errors
+    /// See [`Link::hang_bell`]; or another epoch has begun.
+    pub async fn pass_on(
+        &mut self,
+        generation: i64,
+        epoch: Epoch,
+        told: &Position,
+        read: &Position,
+    ) -> Result<(Position, u64)> {
+        let sql = format!("select * from notifier.pass_on({generation}, '{epoch}', '{told}', '{read}')");
+        let rows = self.query(&sql).await?;
+        let column = |i| rows.first().and_then(|row| row.get(i)).context("the relay's read has no answer");
+        Ok((column(0)?.parse()?, column(1)?.parse()?))
+    }
+
+    /// Sends a beat. Returns how full the NOTIFY queue is, from 0 to 1, and the database's setting of the doorbell.
+    ///
+    /// # Errors
+    /// See [`Link::hang_bell`].
+    pub async fn tend(&mut self, generation: i64) -> Result<(f64, Doorbell)> {
+        let rows = self.query(&format!("select * from notifier.tend({generation})")).await?;
+        let column = |i| rows.first().and_then(|row| row.get(i)).context("the relay's beat has no answer");
+        let doorbell = match column(1)? {
+            "on" => Doorbell::On,
+            "off" => Doorbell::Off,
+            _ => Doorbell::Auto,
+        };
+        Ok((column(0)?.parse()?, doorbell))
+    }
+
+    /// How many transactions stand in line to commit behind one that has NOTIFYed.
+    ///
+    /// # Errors
+    /// See [`Link::query`].
+    pub async fn committing(&mut self) -> Result<u64> {
+        self.value("select notifier.committing()").await.map(Option::unwrap_or_default)
+    }
+
+    async fn value<T: FromStr<Err: Error + Send + Sync + 'static>>(&mut self, sql: &str) -> Result<Option<T>> {
+        let rows = self.query(sql).await?;
+        Ok(rows.first().and_then(|row| row.get(0)).map(str::parse).transpose()?)
+    }
+}
+
+/// The database's setting `notifier.doorbell`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doorbell {
+    /// Writers NOTIFY while the relay asks for it.
+    Auto,
+    /// They always do.
+    On,
+    /// They never do.
+    Off,
 }
 
 fn payload(message: AsyncMessage) -> Option<String> {

@@ -69,6 +69,11 @@ impl Service {
         metric(self.address, name).await
     }
 
+    /// Whether it is the relay, and writers NOTIFY what they commit.
+    pub async fn is_announced_to(&self) -> bool {
+        self.metric("notifier_relay").await == 1 && self.metric("notifier_relay_busy").await == 0
+    }
+
     /// Tells it to stop; returns when it has.
     pub async fn stop(self) {
         self.stop.cancel();

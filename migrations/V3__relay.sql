@@ -1,0 +1,9 @@
+-- One relay at a time, and the number that fences it off from those before it.
+
+-- They return more from here on, and what a function returns cannot be replaced. An instance of the version before that still runs
+-- beside this one can no longer lead, and reads on by itself.
+drop function if exists notifier.lead();
+drop function if exists notifier.stream(pg_snapshot);
+
+alter table notifier.progress
+  add column generation bigint not null default 0;          -- of the relay: one more with each that takes over
