@@ -248,7 +248,7 @@ impl<'a> Lead<'a> {
         self.resume(Mode::Busy);
         self.pass_on().await?;
         self.link.take_down_bell().await?;
-        self.calm_rate = rate.min(BUSY_RATE) / 2.0;
+        self.calm_rate = rate.clamp(2.0 * CALM_RATE, BUSY_RATE) / 2.0;
         // It was quiet for a moment only: longer next time.
         let lasted = self.quiet_since.elapsed() >= MAX_CALM;
         self.calm = if lasted { CALM } else { MAX_CALM.min(self.calm * 2).max(CALM) };

@@ -7,6 +7,7 @@ mod database;
 mod ids_again;
 mod link;
 mod queue;
+mod relay;
 mod service;
 mod transactions;
 

@@ -19,6 +19,7 @@ mod inbox;
 mod migrations;
 mod mirrors;
 mod model;
+mod relay;
 mod retention;
 mod sockets;
 mod support;

@@ -11,7 +11,7 @@
 -- `position`, whoever says so and whenever. Where not all can be told it says {"read":true} instead, and claims nothing.
 -- Used by: the relay (src/relay.rs), on a session without synchronous commit: nobody waits for a disk behind this NOTIFY.
 create or replace function notifier.pass_on(_generation bigint, _epoch text, _told pg_snapshot, _read pg_snapshot)
-returns table ("position" text, found bigint)
+returns table ("position" text, new_rows bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 -- As in notifier.stream.
@@ -50,14 +50,14 @@ begin
     ) n
     order by n.id)
   into _position, _payloads;
-  found := cardinality(_payloads);
+  new_rows := cardinality(_payloads);
   "position" := _position::text;
 
-  if found > 0 and pg_notification_queue_usage() < 0.25 then
+  if new_rows > 0 and pg_notification_queue_usage() < 0.25 then
     _channel := (select s.value from notifier.setting s where s.name = 'channel');
     _beat := json_build_object('beat', 'relay', 'epoch', pass_on._epoch, 'since', pass_on._told::text, 'position', "position")::text;
-    _whole := found <= _most and octet_length(_beat) <= 7999;
-    if found <= _most then
+    _whole := new_rows <= _most and octet_length(_beat) <= 7999;
+    if new_rows <= _most then
       foreach _payload in array _payloads loop
         if octet_length(_payload) > 7997 then
           _whole := false;

@@ -1,0 +1,163 @@
+//! The relay: when writers NOTIFY and when it tells for them, what it says on the channel, and that one of yesterday says nothing.
+
+use serde_json::Value;
+
+use crate::support::server::Server;
+use crate::support::{Database, Service, Socket, database, eventually};
+use crate::survival::listen;
+
+/// As a DBA who wants writers never to NOTIFY, and the relay to read for them.
+async fn set_doorbell(database: &Database, value: &str) {
+    let sql = format!("alter database {} set notifier.doorbell = '{value}'", database.name);
+    database.superuser().await.batch_execute(&sql).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where() {
+    let database = Database::new().await;
+    set_doorbell(&database, "off").await;
+    let service = Service::on(&database).await;
+    let (_listening, mut heard) = listen(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
+
+    let mut position = None;
+    for (what, rows) in [("a few", 3), ("as many as a NOTIFY holds, and more", 60)] {
+        database
+            .write(&format!(
+                "insert into payment (booking_id, user_id, amount, status, is_renewal)
+                 select 104, 8, n, 'success', true from generate_series(1, {rows}) n"
+            ))
+            .await;
+        let mut told = 0;
+        loop {
+            let payload: Value = serde_json::from_str(&heard.recv().await.unwrap()).unwrap();
+            if let Some(several) = payload.as_array() {
+                assert!(several.iter().all(|one| one["user_id"] == "8" && one["event"] == "booking.renewed"), "{what}");
+                told += several.len();
+            } else if let Some(since) = payload["since"].as_str() {
+                assert_eq!(told, rows, "{what}: the rows stand before the beat");
+                // One follows the other, whatever was read in between and found empty.
+                assert!(
+                    position.replace(payload["position"].clone()).is_none_or(|position| position == since),
+                    "{what}"
+                );
+                break;
+            }
+        }
+        for _ in 0..rows {
+            assert_eq!(david.frame().await["event"], "booking.renewed", "{what}");
+        }
+    }
+
+    for (what, sql) in [
+        ("too large", "select notifier.send('8', 'info', repeat('x', 20000))"),
+        ("too many", "select notifier.send('8', 'info', 'x') from generate_series(1, 1500)"),
+    ] {
+        let rows = if what == "too large" { 1 } else { 1500 };
+        database.run(sql).await;
+        let payload = loop {
+            let payload: Value = serde_json::from_str(&heard.recv().await.unwrap()).unwrap();
+            if payload["beat"] != "relay" {
+                break payload;
+            }
+            assert!(payload["since"].is_null(), "{what}: claims what it did not tell");
+        };
+        assert_eq!(payload["read"], true, "{what}");
+        for _ in 0..rows {
+            assert_eq!(david.frame().await["event"], "message", "{what}");
+        }
+    }
+    david.nothing_but_a_marker(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_follows_the_databases_setting_of_the_doorbell() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    eventually("writers announce", || service.is_announced_to()).await;
+    set_doorbell(&database, "off").await;
+    eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
+    let rung = || async { database.superuser().await.query_one("select notifier.rung()", &[]).await.unwrap() };
+    assert!(!rung().await.get::<_, bool>(0));
+    set_doorbell(&database, "auto").await;
+    eventually("writers announce again", || service.is_announced_to()).await;
+    eventually("they find the bell", || async { rung().await.get(0) }).await;
+    service.stop().await;
+    assert!(!rung().await.get::<_, bool>(0), "nobody is there to hear it");
+    set_doorbell(&database, "on").await;
+    assert!(rung().await.get::<_, bool>(0), "they announce whether somebody asks or not");
+}
+
+/// With a disk that takes its time writers that NOTIFY commit one after the other. The relay sees the line.
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_stand_in_line_make_the_relay_busy_and_calm_makes_it_quiet() {
+    let server = Server::start(&["fsync = on", "commit_delay = 20000", "commit_siblings = 0"]).await;
+    let place = server.place();
+    let service = Service::at(&place.url("parkmate")).await;
+    eventually("writers announce", || service.is_announced_to()).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let app = database::connect(&place.url("parking_app")).await;
+        writers.spawn(async move {
+            loop {
+                let renewal = "insert into payment (booking_id, user_id, amount, status, is_renewal)
+                               values (104, 8, 1, 'success', true)";
+                app.batch_execute(renewal).await.unwrap();
+            }
+        });
+    }
+    eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
+    writers.shutdown().await;
+    eventually("writers announce again", || service.is_announced_to()).await;
+}
+
+/// Whatever an advisory lock says: a relay of another generation says nothing, and steps down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_of_yesterday_is_fenced_off() {
+    let database = Database::new().await;
+    let (_listening, mut heard) = listen(&database).await;
+    let old = database.superuser().await;
+    let generation: i64 = old.query_one("select notifier.become_relay()", &[]).await.unwrap().get(0);
+    let epoch: String = database.one("select token from notifier.epoch").await;
+    let position: String = database.one("select pg_current_snapshot()::text").await;
+    let pass_on = format!("select new_rows from notifier.pass_on({generation}, '{epoch}', '{position}', '{position}')");
+    database.run("select notifier.send('8', 'info', 'x')").await;
+    assert_eq!(old.query_one(&pass_on, &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert!(heard.recv().await.unwrap().starts_with("[{"));
+    assert!(heard.recv().await.unwrap().contains("since"));
+
+    // Somebody ends the session that holds the lock of the lead, say, and the old relay does not know.
+    database.run("update notifier.progress set generation = generation + 1").await;
+    for speak in [
+        pass_on.as_str(),
+        &format!("select * from notifier.tend({generation})"),
+        &format!("select notifier.hang_bell({generation})"),
+    ] {
+        let refused = old.query(speak, &[]).await.unwrap_err();
+        assert_eq!(refused.as_db_error().unwrap().message(), "another instance is the relay", "{speak}");
+    }
+    database.run("select notifier.new_epoch()").await;
+    let pass_on = pass_on.replace(&format!("on({generation},"), &format!("on({},", generation + 1));
+    let refused = old.query(&pass_on, &[]).await.unwrap_err();
+    assert_eq!(refused.as_db_error().unwrap().message(), "another epoch has begun");
+    database.run("select pg_notify(value, 'mark') from notifier.setting where name = 'channel'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_generation_has_passed_takes_another() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    eventually("writers announce", || service.is_announced_to()).await;
+    let generation = || database.one::<i64>("select generation from notifier.progress");
+    let before = generation().await;
+    database.run("update notifier.progress set generation = generation + 1").await;
+    eventually("it is the relay once more", || async {
+        generation().await == before + 2 && service.is_announced_to().await
+    })
+    .await;
+    database.write("update payment set status = 'verified' where id = 204").await;
+    assert_eq!(david.frame().await["event"], "payment.verified");
+    david.nothing_but_a_marker(&database).await;
+}
