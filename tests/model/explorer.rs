@@ -30,6 +30,8 @@ pub enum Wrong {
     Twice,
     /// What was rolled back, or never committed, was told.
     NotCommitted,
+    /// A position became older than it was.
+    WentBack,
 }
 
 /// What happens, in words; `#` stands for the number.
