@@ -3,7 +3,9 @@
 //! While the bell hangs, writers NOTIFY and the relay is quiet. While it does not, the relay is busy: it reads on and NOTIFYs
 //! what it read, and behind it a beat that says "what is visible in `position` and not in `since` stands before me in this very
 //! transaction". An instance that has all that is visible in `since` moves its position by that, without reading. The claim
-//! needs nothing from outside, so nothing depends on who sends it: any number of relays may think that they are the one.
+//! needs nothing from outside, so nothing depends on who sends it: any number of relays may think that they are the one. One
+//! that cannot be used yet is kept, with those that go on from it, until a read has come as far as where it begins: under steady
+//! load beats overtake each read, and an instance that let them go would never follow again.
 //!
 //! So the leader's lock and the generation are not here at all. A relay begins at any time, beside another or after it, and
 //! one that is fenced or frozen is one that takes no more steps; what it had under way may still commit. No relay's position is
@@ -41,10 +43,16 @@ enum Flaw {
     BeatsBeforeRows,
     /// Sends the beat in a transaction of its own.
     BeatsInAnotherTransaction,
+    /// Claims what is not visible in its last read, though that was empty and it said nothing of it.
+    ClaimsSinceEmptyRead,
     /// Says "read", and claims what it did not send.
     ClaimsWhatIsToBeRead,
     /// Takes the read that is under way for the answer to "read".
     IsReadingAlready,
+    /// Does not keep a beat that it cannot use yet.
+    LetsBeatsGo,
+    /// Keeps beats as one though they leave something out between them.
+    KeepsAcrossGaps,
     /// Takes a beat's position, whatever it has heard before.
     TrustsEveryBeat,
     /// Takes a beat of another epoch.
@@ -66,10 +74,8 @@ struct Relays {
     faults: u8,
     /// Where the first relay is.
     first: Side,
-    /// Busy, or quiet with the bell hung.
-    begins: Mode,
-    /// Whether a beat of another epoch is still on its way to the instance.
-    other_epoch: bool,
+    /// What was before.
+    before: fn(&mut State),
     flaw: Flaw,
 }
 
@@ -128,8 +134,12 @@ struct Instance {
     look: Option<Read>,
     /// Was told to read, and has not begun to since.
     wanted: bool,
+    /// From the beats that it could not use: all that is visible in the second and not in the first it was told.
+    kept: Option<(Snapshot, Snapshot)>,
     told: Told,
-    went_back: bool,
+    /// For the judge: whether the last read began when nothing was missing any more.
+    is_whole: bool,
+    fault: Option<Wrong>,
 }
 
 /// A read that the database has answered: it has a snapshot, and the rows are on their way.
@@ -157,28 +167,29 @@ impl Model for Relays {
     type State = State;
 
     fn start(&self) -> State {
-        let mut relays = [None; 2];
-        relays[self.first] = Some(Relay { mode: self.begins, ..Relay::begin(Snapshot::default()) });
-        let other =
-            Payload::Beat { epoch: 0, since: Snapshot::default(), position: Snapshot([1].into_iter().collect()) };
-        State {
+        let mut start = State {
             database: Database::default(),
             owns: 0,
-            bell: (self.begins == Mode::Quiet).then_some(self.first),
-            relays,
+            bell: None,
+            relays: [None; 2],
             here: Instance {
-                heard: Some(self.other_epoch.then_some(other).into_iter().collect()),
+                heard: Some(Vec::new()),
                 position: Snapshot::default(),
                 published: Set::default(),
                 look: None,
                 wanted: false,
+                kept: None,
                 told: Told::default(),
-                went_back: false,
+                is_whole: true,
+                fault: None,
             },
             has_looked: false,
             hangs_left: self.hangs,
             faults_left: self.faults,
-        }
+        };
+        start.relays[self.first] = Some(Relay::begin(Snapshot::default()));
+        (self.before)(&mut start);
+        start
     }
 
     fn steps(&self, steps: &mut Steps<'_, State>) {
@@ -197,8 +208,8 @@ impl Model for Relays {
 
     fn judge(&self, now: &State, calm: bool) -> Option<Wrong> {
         let (committed, told) = (now.database.committed(), now.here.told);
-        if now.here.went_back {
-            Some(Wrong::WentBack)
+        if now.here.fault.is_some() {
+            now.here.fault
         } else if !told.once.is_within(committed) {
             Some(Wrong::NotCommitted)
         } else if !told.twice.is_empty() {
@@ -256,6 +267,9 @@ impl Relays {
                     let relay = next.relay(side);
                     if read.rows.is_empty() {
                         // It has read further and says nothing: `since` stays.
+                        if self.flaw == Flaw::ClaimsSinceEmptyRead {
+                            relay.since = read.snapshot;
+                        }
                         relay.has_read(read.snapshot);
                     } else {
                         relay.telling = Some(read);
@@ -364,6 +378,7 @@ impl Relays {
             Some(Some(Payload::Read)) => steps.must("\"read\" is taken", 0, |next| {
                 next.here.take();
                 next.here.wanted = self.flaw != Flaw::IsReadingAlready || next.here.look.is_none();
+                next.here.is_whole = false;
             }),
             Some(Some(Payload::Beat { epoch, since, position })) => {
                 // The highest transaction that it sees, which is enough to tell beats apart.
@@ -380,6 +395,7 @@ impl Relays {
             let look = |next: &mut State| {
                 next.here.look = Some(next.read(next.here.position));
                 next.here.wanted = false;
+                next.here.is_whole = next.here.heard.is_some();
             };
             let is_behind = now.position != steps.from.database.snapshot();
             if now.wanted || is_behind && steps.from.faults_left < self.faults {
@@ -397,6 +413,7 @@ impl Relays {
             if !here.position.is_after(snapshot) || self.flaw == Flaw::TakesOlderRead {
                 here.move_position(snapshot);
             }
+            here.use_kept();
         });
     }
 
@@ -405,11 +422,28 @@ impl Relays {
         if self.flaw == Flaw::ForgetsByBeat {
             here.published.keep(|row| !position.sees(row));
         }
-        let is_ours = epoch == EPOCH || self.flaw == Flaw::TrustsOtherEpoch;
-        let has_the_rest = here.position.is_after(since) || self.flaw == Flaw::TrustsEveryBeat;
-        let is_newer = !here.position.is_after(position) || self.flaw == Flaw::TakesOlderBeat;
-        if is_ours && has_the_rest && is_newer {
-            here.move_position(position);
+        if epoch != EPOCH && self.flaw != Flaw::TrustsOtherEpoch {
+            return;
+        }
+        match self.flaw {
+            Flaw::TrustsEveryBeat if !here.position.is_after(position) => here.move_position(position),
+            Flaw::TakesOlderBeat if here.position.is_after(since) => here.move_position(position),
+            _ => {}
+        }
+        here.kept = match here.kept {
+            Some((from, to)) if since.is_after(from) && to.is_after(since) || self.flaw == Flaw::KeepsAcrossGaps => {
+                Some((from, if to.is_after(position) { to } else { position }))
+            }
+            _ => Some((since, position)),
+        };
+        here.use_kept();
+        if self.flaw == Flaw::LetsBeatsGo {
+            here.kept = None;
+        }
+        // Of one relay, and once a read has found what was missing, each beat begins where the one before ended.
+        let is_one = self.hangs == 0 && self.faults == 0;
+        if is_one && here.is_whole && here.look.is_none() && !here.position.is_after(position) {
+            here.fault = Some(Wrong::Stalled);
         }
     }
 }
@@ -420,7 +454,7 @@ fn faults(steps: &mut Steps<'_, State>) {
     if now.here.heard.is_some() {
         steps.may("LISTEN is lost, and the read that is under way", 0, |next| {
             next.faults_left -= 1;
-            (next.here.heard, next.here.look) = (None, None);
+            (next.here.heard, next.here.look, next.here.is_whole) = (None, None, false);
         });
     }
     for side in [HERE, THERE] {
@@ -513,6 +547,18 @@ impl Instance {
         self.heard.as_mut().expect("it listens").remove(0);
     }
 
+    /// What was kept holds for ever, whatever was lost meanwhile: those rows were published.
+    fn use_kept(&mut self) {
+        if let Some((from, to)) = self.kept
+            && self.position.is_after(from)
+        {
+            self.kept = None;
+            if !self.position.is_after(to) {
+                self.move_position(to);
+            }
+        }
+    }
+
     /// Forgets repeats that will change nothing whenever they are taken, so that they do not tell states apart.
     fn settle(&mut self) {
         let (position, published) = (self.position, self.published);
@@ -530,7 +576,9 @@ impl Instance {
     }
 
     fn move_position(&mut self, position: Snapshot) {
-        self.went_back |= !position.is_after(self.position);
+        if !position.is_after(self.position) {
+            self.fault = Some(Wrong::WentBack);
+        }
         self.position = position;
         // What the position sees need not be known any longer, though the service keeps it until the next read.
         self.published.keep(|row| !position.sees(row));
@@ -541,13 +589,35 @@ impl Instance {
 impl Relays {
     /// Nothing fails, so nobody has to read for himself.
     fn calm(flaw: Flaw) -> Self {
-        Self { writers: 2, hangs: 1, faults: 0, first: THERE, begins: Mode::Busy, other_epoch: false, flaw }
+        Self { writers: 2, hangs: 1, faults: 0, first: THERE, before: |_| {}, flaw }
     }
 
     /// The bell is never hung.
     fn busy(flaw: Flaw) -> Self {
         Self { hangs: 0, faults: 1, ..Self::calm(flaw) }
     }
+}
+
+/// The first relay has hung the bell, and no writer had looked before.
+fn is_quiet(start: &mut State) {
+    for side in [HERE, THERE] {
+        if let Some(relay) = &mut start.relays[side] {
+            (relay.mode, start.bell) = (Mode::Quiet, Some(side));
+        }
+    }
+}
+
+/// A beat of the epoch before is on its way.
+fn is_of_another_epoch(start: &mut State) {
+    start.notify(Payload::Beat { epoch: 0, since: Snapshot::default(), position: Snapshot([1].into_iter().collect()) });
+}
+
+/// One row was committed, and only the instance of the relay has read it.
+fn is_ahead(start: &mut State) {
+    start.insert(false);
+    start.database.make(Move::Commit(1));
+    start.relays[THERE] = Some(Relay::begin(start.database.snapshot()));
+    (start.here.wanted, start.here.is_whole) = (true, false);
 }
 
 #[test]
@@ -563,7 +633,7 @@ fn busy_relays_that_follow_each_other_or_do_not_know_of_each_other_lose_nothing(
 
 #[test]
 fn a_quiet_relay_may_die_or_lose_its_bell_or_be_followed_without_loss() {
-    let quiet = Relays { begins: Mode::Quiet, ..Relays::busy(Flaw::None) };
+    let quiet = Relays { before: is_quiet, ..Relays::busy(Flaw::None) };
     holds("quiet there, 1 fault", &quiet);
     holds("quiet here, 1 fault", &Relays { first: HERE, ..quiet });
 }
@@ -577,7 +647,7 @@ fn a_relay_may_be_lost_or_followed_while_it_hangs_the_bell_and_waits() {
 
 #[test]
 fn a_beat_of_another_epoch_is_ignored() {
-    holds("a beat of another epoch", &Relays { other_epoch: true, writers: 1, ..Relays::busy(Flaw::None) });
+    holds("a beat of another epoch", &Relays { before: is_of_another_epoch, writers: 1, ..Relays::busy(Flaw::None) });
 }
 
 #[test]
@@ -636,13 +706,41 @@ fn a_read_that_was_under_way_does_not_answer_the_relays_read() {
 }
 
 #[test]
+fn an_instance_that_has_read_what_it_missed_follows_the_beats_again() {
+    let busy = Relays { hangs: 0, writers: 3, ..Relays::calm(Flaw::None) };
+    holds("behind the relay, busy", &Relays { before: is_ahead, ..busy });
+    holds("beside the relay, busy", &busy);
+}
+
+#[test]
+fn claiming_since_an_empty_read_makes_a_beat_that_nobody_can_follow() {
+    let busy = Relays { hangs: 0, ..Relays::calm(Flaw::ClaimsSinceEmptyRead) };
+    breaks("claims since an empty read", &busy, Wrong::Stalled);
+}
+
+#[test]
+fn letting_beats_go_that_overtake_a_read_never_follows_again() {
+    breaks("lets beats go", &Relays { hangs: 0, writers: 3, ..Relays::calm(Flaw::LetsBeatsGo) }, Wrong::Stalled);
+}
+
+#[test]
+fn keeping_beats_as_one_across_a_gap_loses_what_is_in_it() {
+    let ahead = |flaw| Relays { hangs: 0, writers: 4, before: is_ahead, ..Relays::calm(flaw) };
+    breaks("keeps across gaps", &ahead(Flaw::KeepsAcrossGaps), Wrong::Lost);
+}
+
+#[test]
 fn trusting_every_beat_loses_what_the_deaf_instance_missed() {
     breaks("trusts every beat", &Relays::busy(Flaw::TrustsEveryBeat), Wrong::Lost);
 }
 
 #[test]
 fn trusting_a_beat_of_another_epoch_loses_rows() {
-    breaks("trusts another epoch", &Relays { other_epoch: true, ..Relays::busy(Flaw::TrustsOtherEpoch) }, Wrong::Lost);
+    breaks(
+        "trusts another epoch",
+        &Relays { before: is_of_another_epoch, ..Relays::busy(Flaw::TrustsOtherEpoch) },
+        Wrong::Lost,
+    );
 }
 
 #[test]
