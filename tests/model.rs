@@ -13,11 +13,10 @@
 //! | `session` | catch up, mailbox, lag, pings and pongs | `src/session.rs`, `notifier.opened`, `notifier.missed` |
 //! | `crash` | ids that come again, epochs, the stored position | `notifier.identify`, `notifier.note_position` |
 //! | `cursor` | a client that comes back with a cursor | protocol clients |
-//! | `beats` | one relay reads for all | not built: what it would have to observe |
-//! | `bell` | the bell instead of reading | not built: what it would have to observe |
+//! | `relay` | bell, modes, beats, takeover | `src/relay.rs`, `src/listener.rs`, `src/registry.rs` |
 //!
-//! What is judged in every state: nothing is told that did not commit, and nothing twice on one socket (unless the server
-//! crashed). When all is calm, so that whatever the service owes is done, while writers may be open for ever: each committed row
+//! What is judged in every state: nothing is told that did not commit, nothing twice on one socket (unless the server crashed),
+//! and no position goes back. When all is calm, so that whatever the service owes is done, while writers may be open for ever: each committed row
 //! was told, or will be told to the next socket.
 //!
 //! What no model here can show:
@@ -27,11 +26,10 @@
 //! - *Reading `xid >= xmin`.* It is slow and not wrong, since the registry drops what its position sees.
 //! - *Cancelled statements, frozen sessions, full queues, deadlocks.* They are about locks and time; other tests have them.
 
-mod beats;
-mod bell;
 mod crash;
 mod cursor;
 mod database;
 mod explorer;
 mod reading;
+mod relay;
 mod session;

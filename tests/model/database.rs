@@ -164,9 +164,12 @@ impl Database {
             }
             Move::Commit(xid) => {
                 self.at(xid).stage = Stage::Committed;
-                return self.at(xid).rings.then_some(xid);
+                // Whether it rang tells nothing any more, and would tell states apart that are alike.
+                return std::mem::take(&mut self.at(xid).rings).then_some(xid);
             }
-            Move::RollBack(xid) => self.at(xid).stage = Stage::RolledBack,
+            Move::RollBack(xid) => {
+                (self.at(xid).stage, self.at(xid).rings) = (Stage::RolledBack, false);
+            }
         }
         None
     }

@@ -22,7 +22,7 @@ pub trait Model {
 }
 
 /// What a protocol must not do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Wrong {
     /// A committed notification was not shown and will not be.
     Lost,
@@ -30,6 +30,10 @@ pub enum Wrong {
     Twice,
     /// What was rolled back, or never committed, was told.
     NotCommitted,
+    /// A position became older than it was.
+    WentBack,
+    /// An instance has missed nothing and yet has to read what it was told.
+    Stalled,
 }
 
 /// What happens, in words; `#` stands for the number.
