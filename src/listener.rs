@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::catch_up::CatchUp;
 use crate::metrics::Metrics;
-use crate::protocol::{Cursor, Epoch, Payload};
+use crate::protocol::{Cursor, Epoch, Payload, Relayed};
 use crate::registry::Registry;
 use crate::scheduler::Alarm;
 use crate::store::{Head, Link, OtherEpoch, Store, seconds};
@@ -138,18 +138,18 @@ impl Listener {
                     Ok(Payload::Notification(notification)) => self.publish(&notification),
                     Ok(Payload::Read) => wanted = true,
                     Ok(Payload::Due(at)) => self.alarm.earlier(seconds(at)),
-                    Ok(Payload::Notifications(notifications, undecodable)) => {
+                    Ok(Payload::Relayed(Relayed { notifications, undecodable, stretch })) => {
                         notifications.iter().for_each(|notification| self.publish(notification));
                         if undecodable > 0 {
                             warn!(undecodable, "rows of notifier.notification are undecodable and skipped");
                             self.metrics.malformed_payloads.inc();
                         }
-                    }
-                    Ok(Payload::Told(stretch)) => {
-                        (heard, asked) = (Instant::now(), false);
-                        // What could not be decoded stood before it, perhaps: then the read comes first.
-                        if !doubtful {
-                            self.registry.follow(&stretch);
+                        if let Some(stretch) = stretch {
+                            (heard, asked) = (Instant::now(), false);
+                            // What could not be decoded stood before it, perhaps: then the read comes first.
+                            if !doubtful {
+                                self.registry.follow(&stretch);
+                            }
                         }
                     }
                     Ok(Payload::Beat(from)) => {

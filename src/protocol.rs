@@ -150,6 +150,25 @@ pub struct Stretch {
     pub position: Position,
 }
 
+/// What the relay read, or a part of it.
+#[derive(Debug)]
+pub struct Relayed {
+    /// What it found.
+    pub notifications: Vec<Notification>,
+    /// How many more there were that this binary cannot decode.
+    pub undecodable: usize,
+    /// With the last part: all of this stood in it and before it.
+    pub stretch: Option<Stretch>,
+}
+
+impl Relayed {
+    fn new(told: Vec<&RawValue>, stretch: Option<Stretch>) -> Self {
+        // One that this binary cannot read must not keep everybody from the others.
+        let notifications: Vec<_> = told.iter().filter_map(|one| serde_json::from_str(one.get()).ok()).collect();
+        Self { undecodable: told.len() - notifications.len(), notifications, stretch }
+    }
+}
+
 /// Ids travel as strings, since JSON readers lose integers beyond 2^53.
 fn number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -160,16 +179,14 @@ fn number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer
 pub enum Payload {
     /// A whole notification, from the writer itself.
     Notification(Box<Notification>),
-    /// Several, from the relay; and how many more could not be decoded.
-    Notifications(Vec<Notification>, usize),
+    /// Several, from the relay.
+    Relayed(Relayed),
     /// There is something to read: too large or too many to tell.
     Read,
     /// A timer is due in so many seconds (negative: already).
     Due(f64),
     /// Whoever is named is alive, and so is the channel.
     Beat(String),
-    /// The relay is alive, and what it read stood before this.
-    Told(Stretch),
     /// A user has read something.
     ReadBy(ReadBy),
 }
@@ -181,21 +198,19 @@ impl Payload {
     /// The text is not JSON or none of the shapes above.
     pub fn decode(text: &str) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
-        struct Signal {
+        struct Signal<'a> {
             read: Option<bool>,
             due: Option<f64>,
             beat: Option<String>,
             read_by: Option<ReadBy>,
+            #[serde(borrow)]
+            told: Option<Vec<&'a RawValue>>,
             epoch: Option<String>,
             since: Option<String>,
             position: Option<String>,
         }
         if text.starts_with('[') {
-            let several: Vec<&RawValue> = serde_json::from_str(text)?;
-            // One that this binary cannot read must not keep everybody from the others.
-            let read: Vec<_> = several.iter().filter_map(|one| serde_json::from_str(one.get()).ok()).collect();
-            let unread = several.len() - read.len();
-            return Ok(Self::Notifications(read, unread));
+            return Ok(Self::Relayed(Relayed::new(serde_json::from_str(text)?, None)));
         }
         let not_a_notification = match serde_json::from_str(text) {
             Ok(notification) => return Ok(Self::Notification(notification)),
@@ -204,17 +219,17 @@ impl Payload {
         match serde_json::from_str(text) {
             Ok(Signal { read: Some(true), .. }) => Ok(Self::Read),
             Ok(Signal { due: Some(seconds), .. }) => Ok(Self::Due(seconds)),
-            Ok(Signal { beat: Some(from), epoch, since, position, .. }) => Ok(epoch
-                .zip(since)
-                .zip(position)
-                .and_then(|((epoch, since), position)| {
+            Ok(Signal { told: Some(told), epoch, since, position, .. }) => {
+                let stretch = epoch.zip(since).zip(position).and_then(|((epoch, since), position)| {
                     Some(Stretch {
                         epoch: epoch.parse().ok()?,
                         since: since.parse().ok()?,
                         position: position.parse().ok()?,
                     })
-                })
-                .map_or(Self::Beat(from), Self::Told)),
+                });
+                Ok(Self::Relayed(Relayed::new(told, stretch)))
+            }
+            Ok(Signal { beat: Some(from), .. }) => Ok(Self::Beat(from)),
             Ok(Signal { read_by: Some(read_by), .. }) => Ok(Self::ReadBy(read_by)),
             _ => Err(not_a_notification),
         }
@@ -246,15 +261,19 @@ mod tests {
         assert!(matches!(Payload::decode(r#"{"due":-1.5}"#), Ok(Payload::Due(s)) if s == -1.5));
         assert!(matches!(Payload::decode(r#"{"beat":"a"}"#), Ok(Payload::Beat(from)) if from == "a"));
         let several = format!(r#"[{PAYLOAD},{{"id":"x"}},{PAYLOAD}]"#);
-        assert!(matches!(Payload::decode(&several), Ok(Payload::Notifications(read, 1)) if read.len() == 2));
-        let told = r#"{"beat":"relay","epoch":"00000000000000ff","since":"5:5:","position":"9:9:7"}"#;
-        let Ok(Payload::Told(stretch)) = Payload::decode(&told.replace("9:9:7", "9:12:9,11")) else {
-            panic!("no stretch")
+        let told = format!(
+            r#"{{"beat":"relay","epoch":"00000000000000ff","since":"5:5:","position":"9:12:9,11","told":{several}}}"#
+        );
+        let relayed = |text: &str| match Payload::decode(text) {
+            Ok(Payload::Relayed(relayed)) => (relayed.notifications.len(), relayed.undecodable, relayed.stretch),
+            other => panic!("{other:?}"),
         };
-        assert_eq!((stretch.since.to_string(), stretch.position.to_string()), ("5:5:".into(), "9:12:9,11".into()));
-        assert!(matches!(Payload::decode(told), Ok(Payload::Beat(_))), "7 does not run between 9 and 9");
-        for garbage in ["", "nonsense", "[]", "{}", r#"{"read":false}"#, r#"{"id":"x"}"#, "\u{0}", r#"{"due":"soon"}"#]
-        {
+        assert_eq!(relayed(&several), (2, 1, None));
+        let (decoded, undecodable, stretch) = relayed(&told);
+        let stretch = stretch.map(|stretch| (stretch.since.to_string(), stretch.position.to_string()));
+        assert_eq!((decoded, undecodable, stretch), (2, 1, Some(("5:5:".into(), "9:12:9,11".into()))));
+        assert_eq!(relayed(&told.replace("9:12:9,11", "9:9:7")), (2, 1, None), "7 does not run between 9 and 9");
+        for garbage in ["", "nonsense", "[", "{}", r#"{"read":false}"#, r#"{"id":"x"}"#, "\u{0}", r#"{"due":"soon"}"#] {
             assert!(Payload::decode(garbage).is_err(), "{garbage:?}");
         }
     }

@@ -67,6 +67,8 @@ struct Inner {
     position: Arc<Cursor>,
     /// The last epochs, the present one at the end.
     epochs: Vec<Epoch>,
+    /// A stretch that was told whole, and begins further on than this instance has read: when it has read as far, it joins.
+    ahead: Option<(Position, Position)>,
     /// How far it was read by what the database has noted: after a crash it is read on from here.
     durable: Position,
     /// Published and not visible in both `position` and `durable`: id -> xid.
@@ -109,6 +111,7 @@ impl Registry {
             users: HashMap::new(),
             position: Arc::new(Cursor::new(Epoch::default(), nothing.clone())),
             epochs: Vec::new(),
+            ahead: None,
             durable: nothing,
             published: HashMap::new(),
         };
@@ -146,15 +149,21 @@ impl Registry {
         true
     }
 
-    /// Notes that all of a stretch have been published, if all before it have been. Otherwise, and of another epoch, it says
-    /// nothing: the next read does.
+    /// Notes that all of a stretch have been published. If all before it have been, the position moves to its end; if not yet, it is
+    /// kept until a read has come as far: under a steady load each read is overtaken by what is told meanwhile. Of another epoch it
+    /// says nothing.
     pub fn follow(&self, told: &Stretch) {
         let inner = &mut *self.lock();
-        let known = &*inner.position;
-        let follows = told.since.is_older(&known.position) && !told.position.is_older(&known.position);
-        if known.epoch == told.epoch && follows {
+        if inner.position.epoch == told.epoch {
+            inner.ahead = Some(match inner.ahead.take() {
+                Some((from, to)) if from.is_older(&told.since) && told.since.is_older(&to) => {
+                    (from, to.newer(&told.position).clone())
+                }
+                // With a gap between them nothing is known of the gap.
+                _ => (told.since.clone(), told.position.clone()),
+            });
             // Ids are forgotten with the next read: this comes hundreds of times a second.
-            inner.position = Arc::new(Cursor::new(told.epoch, told.position.clone()));
+            inner.join();
         }
     }
 
@@ -173,6 +182,7 @@ impl Registry {
         }
         inner.durable = durable;
         inner.position = Arc::new(Cursor::new(inner.position.epoch, position));
+        inner.join();
         unnoted
     }
 
@@ -185,6 +195,7 @@ impl Registry {
         inner.epochs.push(epoch);
         inner.position = Arc::new(Cursor::new(epoch, durable.clone()));
         inner.durable = durable;
+        inner.ahead = None;
         inner.published.clear();
         for mailbox in inner.users.values().flatten() {
             mailbox.lag_from(&inner.position);
@@ -226,6 +237,16 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing in here panics half-way through a change.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Moves the position to the end of the stretch that lies ahead, if it has come to its beginning.
+    fn join(&mut self) {
+        if let Some((_, to)) = self.ahead.take_if(|(from, _)| from.is_older(&self.position.position)) {
+            let position = self.position.position.newer(&to).clone();
+            self.position = Arc::new(Cursor::new(self.position.epoch, position));
+        }
     }
 }
 
@@ -425,7 +446,8 @@ mod tests {
         };
         let (present, other) = ("00000000000000ff", "00000000000000aa");
         assert_eq!(told(other, "5:5:", "9:9:"), "5:5:", "of another epoch");
-        assert_eq!(told(present, "6:6:", "9:9:"), "5:5:", "it has not heard what was between");
+        assert_eq!(told(present, "6:6:", "7:7:"), "5:5:", "it has not heard what was between");
+        assert_eq!(told(present, "8:8:", "9:9:"), "5:5:", "nor between these");
         registry.publish(&notification(1, 6, "1"));
         assert_eq!(told(present, "4:4:", "7:9:7"), "7:9:7");
         assert_eq!(told(present, "4:4:", "7:8:7"), "7:9:7", "never back");
@@ -434,6 +456,17 @@ mod tests {
         assert!(!registry.publish(&notification(1, 6, "1")));
         assert!(registry.publish(&notification(2, 7, "1")));
         assert_eq!(ids(&socket), [1, 2]);
+
+        // Each read is overtaken by what is told meanwhile, and the two join.
+        assert_eq!(told(present, "12:12:", "14:14:"), "7:9:7");
+        assert_eq!(told(present, "14:14:", "16:16:"), "7:9:7");
+        registry.advance(at("13:13:"), at("6:7:6"));
+        assert_eq!(registry.position().position, at("16:16:"));
+        assert_eq!(told(present, "16:16:", "18:18:"), "18:18:");
+        told(present, "20:20:", "22:22:");
+        told(present, "24:24:", "26:26:");
+        registry.advance(at("21:21:"), at("6:7:6"));
+        assert_eq!(registry.position().position, at("21:21:"), "what lay between 22 and 24 was not heard");
     }
 
     #[test]

@@ -33,9 +33,13 @@ const CALM_RATE: f64 = 20.0;
 const LINE: u64 = 2;
 /// So many notifications a second make it busy even where nobody stands in line: one NOTIFY for many costs Postgres less.
 const BUSY_RATE: f64 = 3_000.0;
-/// The pause between two reads in busy mode: what it adds to latency, and what makes a NOTIFY carry many.
-const PAUSE: Duration = Duration::from_millis(2);
-/// The pause grows to this while nothing is found.
+/// The pause between two reads in busy mode: what it adds to latency, and what makes a NOTIFY carry many. ...
+const PAUSE: Duration = Duration::from_millis(8);
+/// ... It is shorter, down to this, ...
+const MIN_PAUSE: Duration = Duration::from_millis(2);
+/// ... where so many come in less time: a NOTIFY holds some thirty.
+const ENOUGH: f64 = 60.0;
+/// It grows to this while nothing is found.
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// It is quiet again after so long below half the rate that made it busy ...
 const CALM: Duration = Duration::from_secs(3);
@@ -189,7 +193,11 @@ impl<'a> Lead<'a> {
                 }
                 // Somebody's long transaction is not asked about every few milliseconds.
                 let most = if self.mode == Mode::Busy { MAX_PAUSE } else { INTERVAL };
-                self.pause = if found > 0 { PAUSE } else { most.min(self.pause * 2) };
+                self.pause = if found > 0 {
+                    PAUSE.min(MIN_PAUSE.max(Duration::from_secs_f64(ENOUGH / self.so_far().max(1.0))))
+                } else {
+                    most.min(self.pause * 2)
+                };
                 sleep(self.pause).await;
             }
         }
@@ -209,7 +217,11 @@ impl<'a> Lead<'a> {
                     self.enter(Mode::Silent);
                 }
             }
-            Mode::Silent => self.resume(Mode::Busy),
+            Mode::Silent => {
+                self.read = self.relay.registry.position();
+                self.told = self.read.position.clone();
+                self.enter(Mode::Busy);
+            }
             Mode::Quiet | Mode::Settling(_)
                 if self.doorbell == Doorbell::Off || (self.doorbell == Doorbell::Auto && rate >= BUSY_RATE) =>
             {
@@ -245,8 +257,13 @@ impl<'a> Lead<'a> {
 
     /// The bell comes down when it has begun to read: what nobody announced from then on, it finds.
     async fn become_busy(&mut self, rate: f64) -> Result<()> {
-        self.resume(Mode::Busy);
-        self.pass_on().await?;
+        if self.mode == Mode::Quiet {
+            // All that is visible here was announced by its writers.
+            let position = self.link.position().await?;
+            self.told = position.clone();
+            self.read = Arc::new(Cursor::new(self.relay.registry.position().epoch, position));
+        }
+        self.enter(Mode::Busy);
         self.link.take_down_bell().await?;
         self.calm_rate = rate.clamp(2.0 * CALM_RATE, BUSY_RATE) / 2.0;
         // It was quiet for a moment only: longer next time.
@@ -266,13 +283,6 @@ impl<'a> Lead<'a> {
             self.lines = 0;
         }
         Ok(())
-    }
-
-    /// Begins to read, from where this instance has read to.
-    fn resume(&mut self, mode: Mode) {
-        self.read = self.relay.registry.position();
-        self.told = self.read.position.clone();
-        self.enter(mode);
     }
 
     fn enter(&mut self, mode: Mode) {

@@ -6,9 +6,10 @@
 --   _read         up to where it has read: newer than _told when nothing was found since
 --   returns       one row: the new position, and how many rows are new (1,001 stands for more)
 --   raises        55000 when another instance is the relay, or another epoch has begun
--- NOTIFYs arrays of payloads, and behind them in the same transaction {"beat","epoch","since","position"}: all that is visible in
--- `position` and not in `since` stands before it. So an instance whose own position is `since` or newer has heard all up to
--- `position`, whoever says so and whenever. Where not all can be told it says {"read":true} instead, and claims nothing.
+-- NOTIFYs arrays of payloads, and last in the same transaction {"told","epoch","since","position"} with the rest of them in `told`:
+-- all that is visible in `position` and not in `since` stands in it and before it. So an instance whose own position is `since` or
+-- newer has heard all up to `position`, whoever says so and whenever. Where not all can be told it says {"read":true} instead,
+-- and claims nothing.
 -- Used by: the relay (src/relay.rs), on a session without synchronous commit: nobody waits for a disk behind this NOTIFY.
 create or replace function notifier.pass_on(_generation bigint, _epoch text, _told pg_snapshot, _read pg_snapshot)
 returns table ("position" text, new_rows bigint)
@@ -27,7 +28,7 @@ declare
   _payloads text[];
   _payload  text;
   _batch    text;
-  _beat     text;
+  _claim    text;
   _whole    boolean;
   _channel  text;
 begin
@@ -55,8 +56,8 @@ begin
 
   if new_rows > 0 and pg_notification_queue_usage() < 0.25 then
     _channel := (select s.value from notifier.setting s where s.name = 'channel');
-    _beat := json_build_object('beat', 'relay', 'epoch', pass_on._epoch, 'since', pass_on._told::text, 'position', "position")::text;
-    _whole := new_rows <= _most and octet_length(_beat) <= 7999;
+    _claim := format('"epoch":"%s","since":"%s","position":"%s"', pass_on._epoch, pass_on._told, "position");
+    _whole := new_rows <= _most;
     if new_rows <= _most then
       foreach _payload in array _payloads loop
         if octet_length(_payload) > 7997 then
@@ -70,11 +71,20 @@ begin
           _batch := _batch || ',' || _payload;
         end if;
       end loop;
+    end if;
+    if _whole and octet_length(_batch) + octet_length(_claim) <= 7980 then
+      perform pg_notify(_channel, '{"told":[' || _batch || '],' || _claim || '}');
+    else
       if _batch is not null then
         perform pg_notify(_channel, '[' || _batch || ']');
       end if;
+      if not _whole then
+        perform pg_notify(_channel, '{"read":true}');
+      elsif octet_length(_claim) <= 7980 then
+        -- With some four hundred transactions running even this is too long: all is told, and each instance reads once a second.
+        perform pg_notify(_channel, '{"told":[],' || _claim || '}');
+      end if;
     end if;
-    perform pg_notify(_channel, case when _whole then _beat else '{"read":true}' end);
   end if;
   return next;
 end
