@@ -8,9 +8,10 @@ use warp::{Filter, Rejection, Reply};
 
 use super::{Context, problem};
 use crate::listener::Readiness;
+use crate::metrics::Pool;
 
 pub(super) fn routes(context: Arc<Context>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    let metrics = context.session.metrics.clone();
+    let figures = context.clone();
     let healthz = warp::path!("healthz").and(warp::get()).map(|| "alive\n".into_response());
     let readyz = warp::path!("readyz").and(warp::get()).map(move || match &*context.readiness.borrow() {
         Readiness::Ready => "listening\n".into_response(),
@@ -18,7 +19,24 @@ pub(super) fn routes(context: Arc<Context>) -> impl Filter<Extract = (Response,)
     });
     let metrics = warp::path!("metrics").and(warp::get()).map(move || {
         let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        warp::reply::with_header(metrics.encode(), header::CONTENT_TYPE, content_type).into_response()
+        warp::reply::with_header(scrape(&figures), header::CONTENT_TYPE, content_type).into_response()
     });
     healthz.or(readyz).unify().or(metrics).unify()
+}
+
+/// The figures, with those that nobody keeps up to date while nobody asks.
+fn scrape(context: &Context) -> String {
+    let (metrics, registry) = (&context.session.metrics, &context.session.registry);
+    metrics.undelivered_age.set(registry.undelivered_age(|created| metrics.clock.age(created)));
+    for (pool, status) in context.inbox.pools() {
+        for (family, figure) in [
+            (&metrics.pool_limit, status.max_size),
+            (&metrics.pool_connections, status.size),
+            (&metrics.pool_in_use, status.size.saturating_sub(status.available)),
+            (&metrics.pool_waiting, status.waiting),
+        ] {
+            family.get_or_create(&Pool { pool }).set(figure as i64);
+        }
+    }
+    metrics.encode()
 }
