@@ -427,6 +427,28 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_or_is_owed_grows_old_until_it_is_confirmed_or_its_socket_ends() {
+        let registry = registry("5:5:");
+        let idle = registry.subscribe("2".parse().unwrap(), None);
+        let socket = registry.subscribe("1".parse().unwrap(), None);
+        let age = |seconds: f64| registry.undelivered_age(|_| seconds);
+        assert_eq!(age(1e-9), 0.0);
+        registry.publish(&notification(1, 7, "1"));
+        assert_eq!(age(1e-9), 1e-9, "it waits in the mailbox");
+        assert!(age(1e9) <= socket.mailbox.opened.elapsed().as_secs_f64(), "for no longer than the socket is there");
+        let Taken::Mail(mail) = socket.take(1) else { panic!("no mail") };
+        assert_eq!(age(1e-9), 0.0);
+        socket.owes(mail.first().map(|mail| mail.created));
+        assert_eq!(age(1e-9), 1e-9, "it is written");
+        socket.owes(None);
+        assert_eq!(age(1e-9), 0.0, "it is confirmed");
+        socket.owes(Some(1));
+        idle.owes(None);
+        drop(socket);
+        assert_eq!(age(1e-9), 0.0, "nobody is there");
+    }
+
+    #[test]
     fn every_socket_of_the_user_gets_it_once_and_nobody_else() {
         let registry = registry("5:5:");
         let (phone, laptop, other) = (

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::task::spawn_blocking;
 use warp::http::{StatusCode, header};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
@@ -10,6 +11,9 @@ use super::{Context, problem};
 use crate::listener::Readiness;
 use crate::metrics::Pool;
 
+/// What the text of `/metrics` is.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 pub(super) fn routes(context: Arc<Context>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     let figures = context.clone();
     let healthz = warp::path!("healthz").and(warp::get()).map(|| "alive\n".into_response());
@@ -17,9 +21,15 @@ pub(super) fn routes(context: Arc<Context>) -> impl Filter<Extract = (Response,)
         Readiness::Ready => "listening\n".into_response(),
         Readiness::NotReady(why) => problem(StatusCode::SERVICE_UNAVAILABLE, why),
     });
-    let metrics = warp::path!("metrics").and(warp::get()).map(move || {
-        let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        warp::reply::with_header(scrape(&figures), header::CONTENT_TYPE, content_type).into_response()
+    let metrics = warp::path!("metrics").and(warp::get()).then(move || {
+        let figures = figures.clone();
+        async move {
+            // Not on a thread that serves sockets.
+            match spawn_blocking(move || scrape(&figures)).await {
+                Ok(text) => warp::reply::with_header(text, header::CONTENT_TYPE, OPEN_METRICS).into_response(),
+                Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the figures are not to be had"),
+            }
+        }
     });
     healthz.or(readyz).unify().or(metrics).unify()
 }
