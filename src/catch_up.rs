@@ -118,10 +118,14 @@ impl CatchUp {
     fn batch<'a>(&'a self, store: &'a Store) -> Option<Answering<'a>> {
         let waiting = &mut *self.lock();
         if let Some(batch) = take(&mut waiting.openings) {
-            return Some(Box::pin(self.answer(batch, |openings| store.opened(openings, self.window, self.limit))));
+            return Some(Box::pin(self.answer(
+                batch,
+                |openings| store.opened(openings, self.window, self.limit),
+                |opened| opened.notifications.len(),
+            )));
         }
         if let Some(batch) = take(&mut waiting.gaps) {
-            return Some(Box::pin(self.answer(batch, |gaps| store.missed(gaps))));
+            return Some(Box::pin(self.answer(batch, |gaps| store.missed(gaps), |page| page.notifications.len())));
         }
         let mirrors = take_some(&mut waiting.mirrors)?;
         Some(Box::pin(self.tell_of(mirrors, store)))
@@ -129,7 +133,8 @@ impl CatchUp {
 
     /// Asks for all of a batch until the database answers: the sockets stay open meanwhile. Of a batch that fails half is asked
     /// for, down to one: a question that cannot be answered in time keeps none of the others waiting.
-    async fn answer<Q, A, F>(&self, mut batch: Asked<Q, A>, question: impl Fn(Vec<Q>) -> F)
+    /// `rows` is how many an answer holds.
+    async fn answer<Q, A, F>(&self, mut batch: Asked<Q, A>, question: impl Fn(Vec<Q>) -> F, rows: impl Fn(&A) -> usize)
     where
         Q: Clone,
         F: Future<Output = anyhow::Result<Vec<A>>>,
@@ -141,6 +146,7 @@ impl CatchUp {
             match question(batch[..size].iter().map(|(question, _)| question.clone()).collect()).await {
                 Ok(answers) => {
                     self.metrics.catch_ups.inc_by(answers.len() as u64);
+                    self.metrics.catch_up_rows.inc_by(answers.iter().map(&rows).sum::<usize>() as u64);
                     for ((_, socket), answer) in batch.drain(..size).zip(answers) {
                         let _ = socket.send(answer);
                     }

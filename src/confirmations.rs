@@ -176,6 +176,9 @@ impl Confirmations {
             let rest = delivered.len().saturating_sub(BATCH);
             let (new, locked) = store.confirm(delivered[rest..].iter().map(|(row, _)| row)).await?;
             metrics.confirmed.inc_by(new.unsigned_abs());
+            for (row, _) in delivered[rest..].iter().filter(|(row, _)| row.live && !locked.contains(&row.id)) {
+                metrics.commit_to_confirmed.observe(metrics.clock.age(row.created));
+            }
             self.settle_more(delivered.len() - rest);
             let locked = delivered.drain(rest..).filter(|(row, tries)| *tries < TRIES && locked.contains(&row.id));
             held.extend(locked.map(|(row, tries)| (row, tries + 1)));

@@ -180,6 +180,10 @@ impl Listener {
                                 wanted = true;
                             }
                             (looked_at, gather) = (Instant::now(), GATHER_LIMIT);
+                            self.metrics.clock.set(head.now);
+                            self.metrics.notify_queue.set(head.queue);
+                            self.metrics.faults.set(head.faults);
+                            self.metrics.position_moved();
                             if proved {
                                 self.tell(Readiness::Ready);
                             }

@@ -8,11 +8,15 @@
 //! that surely holds, and each socket catches up from there by itself, leaving out the rows that it knows by more than their id.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use crate::metrics::Frames;
 use crate::protocol::{Cursor, Epoch, Notification, Position, Stretch, UserId, notification_frame};
 
 /// A mailbox holds at most so many frames, and at most [`MAX_MAILBOX_BYTES`] unless one frame alone is larger. What does not
@@ -40,17 +44,23 @@ pub struct Mail {
     pub created: i64,
     /// The text to send.
     pub frame: Utf8Bytes,
+    /// Whether it is told as it happens, and was not missed before its socket opened.
+    pub live: bool,
+    /// Counts the frame when it is written: looked up once for all sockets.
+    pub written: Counter,
 }
 
 impl Mail {
     /// A notification as mail.
-    pub fn new(notification: &Notification, replayed: bool) -> Self {
+    pub fn new(notification: &Notification, replayed: bool, frames: &Frames) -> Self {
         Self {
             id: notification.id,
             slot: notification.slot,
             xid: notification.xid,
             created: notification.created_at.microseconds,
             frame: notification_frame(notification, replayed),
+            live: !replayed,
+            written: frames.counter(&notification.event, notification.level),
         }
     }
 }
@@ -59,6 +69,7 @@ impl Mail {
 pub struct Registry {
     inner: Mutex<Inner>,
     begun: watch::Sender<bool>,
+    frames: Frames,
 }
 
 struct Inner {
@@ -80,6 +91,9 @@ struct Mailbox {
     arrived: Notify,
     /// What tells this socket from the user's others, where it wants to hear of more than notifications.
     origin: Option<u64>,
+    opened: Instant,
+    /// When the oldest row was created that was written to the socket and is not confirmed; `i64::MAX` when there is none.
+    owed: AtomicI64,
 }
 
 #[derive(Default)]
@@ -103,9 +117,8 @@ pub enum Taken {
 }
 
 impl Registry {
-    /// Has read nothing yet, in no epoch. What subscribes now catches up when one has begun.
-    #[allow(clippy::new_without_default, reason = "a part of the service, made once")]
-    pub fn new() -> Self {
+    /// Has read nothing yet, in no epoch. What subscribes now catches up when one has begun. `frames` counts what is written.
+    pub fn new(frames: Frames) -> Self {
         let nothing = Position::nothing();
         let inner = Inner {
             users: HashMap::new(),
@@ -115,7 +128,7 @@ impl Registry {
             durable: nothing,
             published: HashMap::new(),
         };
-        Self { inner: Mutex::new(inner), begun: watch::Sender::new(false) }
+        Self { inner: Mutex::new(inner), begun: watch::Sender::new(false), frames }
     }
 
     /// Waits until an epoch has begun. What is read from the table before may be older than what the stream begins with.
@@ -127,7 +140,13 @@ impl Registry {
     /// Subscribes to what is published for a user from now on. Dropping the subscription ends it. `origin` is given by a socket
     /// that wants to hear of more than notifications.
     pub fn subscribe(self: &Arc<Self>, user: UserId, origin: Option<u64>) -> Subscription {
-        let mailbox = Arc::new(Mailbox { mail: Mutex::default(), arrived: Notify::new(), origin });
+        let mailbox = Arc::new(Mailbox {
+            mail: Mutex::default(),
+            arrived: Notify::new(),
+            origin,
+            opened: Instant::now(),
+            owed: AtomicI64::new(i64::MAX),
+        });
         self.lock().users.entry(user.clone()).or_default().push(mailbox.clone());
         Subscription { registry: self.clone(), user, mailbox }
     }
@@ -141,7 +160,7 @@ impl Registry {
             return false;
         }
         if let Some(mailboxes) = inner.users.get(&notification.user_id) {
-            let mail = Mail::new(notification, false);
+            let mail = Mail::new(notification, false, &self.frames);
             for mailbox in mailboxes {
                 mailbox.push(mail.clone(), &inner.position);
             }
@@ -227,6 +246,14 @@ impl Registry {
         self.lock().users.get(user).is_some_and(|mailboxes| mailboxes.iter().any(|mailbox| mailbox.origin.is_some()))
     }
 
+    /// How long the notification waits, in seconds, that a socket here was handed (it is in its mailbox, or written) and has not
+    /// confirmed for longest; for none longer than since it opened. `age` is how old something is that was created at a time.
+    pub fn undelivered_age(&self, age: impl Fn(i64) -> f64) -> f64 {
+        let inner = self.lock();
+        let owing = inner.users.values().flatten().filter_map(|mailbox| Some((mailbox, mailbox.owes()?)));
+        owing.map(|(mailbox, created)| age(created).min(mailbox.opened.elapsed().as_secs_f64())).fold(0.0, f64::max)
+    }
+
     /// The users with such a socket.
     pub fn curious(&self) -> Vec<UserId> {
         let inner = self.lock();
@@ -281,6 +308,13 @@ impl Mailbox {
         self.arrived.notify_one();
     }
 
+    /// When the oldest was created of what waits here or is written and not confirmed. What was dropped counts again once it was
+    /// read from the table.
+    fn owes(&self) -> Option<i64> {
+        let waits = self.lock().frames.front().map_or(i64::MAX, |mail| mail.created);
+        Some(waits.min(self.owed.load(Ordering::Relaxed))).filter(|created| *created < i64::MAX)
+    }
+
     fn tell(&self, frame: Utf8Bytes) {
         let queue = &mut *self.lock();
         if queue.news.len() >= MAX_NEWS {
@@ -326,6 +360,16 @@ impl Subscription {
     /// Waits until something may have arrived. Cancel safe; may return without mail.
     pub async fn arrived(&self) {
         self.mailbox.arrived.notified().await;
+    }
+
+    /// A notification as mail of this socket, which was read for it.
+    pub fn mail(&self, notification: &Notification, replayed: bool) -> Mail {
+        Mail::new(notification, replayed, &self.registry.frames)
+    }
+
+    /// Notes when the oldest row was created that was written to the socket and is not confirmed, for operators.
+    pub fn owes(&self, created: Option<i64>) {
+        self.mailbox.owed.store(created.unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// Takes what waits beside notifications.
@@ -391,6 +435,7 @@ impl Drop for Subscription {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     fn notification(id: i64, xid: u64, user: &str) -> Notification {
         let text = format!(
@@ -404,7 +449,7 @@ mod tests {
     }
 
     fn registry(text: &str) -> Arc<Registry> {
-        let registry = Registry::new();
+        let registry = Registry::new(Metrics::new().frames);
         registry.begin("00000000000000ff".parse().unwrap(), at(text));
         Arc::new(registry)
     }
@@ -414,6 +459,28 @@ mod tests {
             Taken::Mail(mail) => mail.iter().map(|mail| mail.id).collect(),
             _ => Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_waits_or_is_owed_grows_old_until_it_is_confirmed_or_its_socket_ends() {
+        let registry = registry("5:5:");
+        let idle = registry.subscribe("2".parse().unwrap(), None);
+        let socket = registry.subscribe("1".parse().unwrap(), None);
+        let age = |seconds: f64| registry.undelivered_age(|_| seconds);
+        assert_eq!(age(1e-9), 0.0);
+        registry.publish(&notification(1, 7, "1"));
+        assert_eq!(age(1e-9), 1e-9, "it waits in the mailbox");
+        assert!(age(1e9) <= socket.mailbox.opened.elapsed().as_secs_f64(), "for no longer than the socket is there");
+        let Taken::Mail(mail) = socket.take(1) else { panic!("no mail") };
+        assert_eq!(age(1e-9), 0.0);
+        socket.owes(mail.first().map(|mail| mail.created));
+        assert_eq!(age(1e-9), 1e-9, "it is written");
+        socket.owes(None);
+        assert_eq!(age(1e-9), 0.0, "it is confirmed");
+        socket.owes(Some(1));
+        idle.owes(None);
+        drop(socket);
+        assert_eq!(age(1e-9), 0.0, "nobody is there");
     }
 
     #[test]

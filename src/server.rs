@@ -47,7 +47,7 @@ pub async fn run(
 ) -> Result<()> {
     // Catch-ups have connections of their own: however many sockets come back at once, the parts that serve them all go on. So has
     // the inbox: however much history is read, sockets open.
-    let sizes = [PARTS_POOL, config.pool_size, INBOX_POOL];
+    let sizes = [("parts", PARTS_POOL), ("catch_up", config.pool_size), ("inbox", INBOX_POOL)];
     let [store, catch_up_store, inbox] = Store::several(&config.database.database_url, sizes)?;
     let sought = tokio::select! {
         sought = store.seek() => sought,
@@ -61,9 +61,8 @@ pub async fn run(
         }
         Err(error) => return Err(error),
     }
-    let registry = Arc::new(Registry::new());
-
     let metrics = Arc::new(Metrics::new());
+    let registry = Arc::new(Registry::new(metrics.frames.clone()));
     let confirmations = Arc::new(Confirmations::new());
     let catch_up = Arc::new(CatchUp::new(registry.clone(), metrics.clone(), config.replay_window, config.replay_limit));
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));

@@ -108,6 +108,7 @@ where
     // Made out here, and closed in a box of its own: what an async function is given or moves it keeps a place for as long as
     // it lives, and ten thousand idle sockets would keep three.
     context.metrics.sockets.inc();
+    context.metrics.sockets_opened.inc();
     let mut session = Session::new(wire, client, context);
     async move {
         let end = session.live(&stop).await;
@@ -146,6 +147,8 @@ struct Session<S> {
     told_live: bool,
     /// Whether a fresh cursor is owed, to a client that keeps them or to the device's row.
     cursor_due: bool,
+    /// When the oldest row was created of the live frames that wait for the flush.
+    unflushed: Option<i64>,
 }
 
 enum Found {
@@ -186,12 +189,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             assumed: false,
             told_live: by_pong,
             cursor_due: false,
+            unflushed: None,
         }
     }
 
     async fn live(&mut self, stop: &CancellationToken) -> End {
         loop {
             self.write();
+            self.intake.mail().owes(self.receipts.oldest());
             let deadline = self.deadline();
             let writable = self.may_write();
             let Self { wire, intake, asking, marking, .. } = self;
@@ -256,15 +261,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             let (mut frame, what) = match outgoing {
                 Outgoing::Mail(mail) => {
-                    let row = Delivered { id: mail.id, slot: mail.slot, created: mail.created };
+                    let row = Delivered { id: mail.id, slot: mail.slot, created: mail.created, live: mail.live };
+                    mail.written.inc();
+                    if mail.live {
+                        self.unflushed = Some(self.unflushed.map_or(mail.created, |oldest| oldest.min(mail.created)));
+                    }
                     (mail.frame, What::Notification(row, mail.xid))
                 }
-                Outgoing::Summary(frame, summary) => (frame, What::Summary(summary)),
+                Outgoing::Summary(frame, summary) => {
+                    self.context.metrics.summaries.inc();
+                    (frame, What::Summary(summary))
+                }
             };
             bytes += frame.len();
             since_ping += frame.len();
             self.receipts.sent(what);
-            self.context.metrics.frames.inc();
             self.cursor_due = true;
             let last = self.receipts.room() == 0 || bytes >= MAX_MAILBOX_BYTES || self.intake.is_empty();
             let last = last || self.receipts.count().is_multiple_of(CURSOR_EVERY);
@@ -345,6 +356,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Heard::Refused(code) => Some(End::Close(code)),
             Heard::Flushed => {
                 self.unwritten_answers = 0;
+                if let Some(created) = self.unflushed.take() {
+                    let metrics = &self.context.metrics;
+                    metrics.commit_to_frame.observe(metrics.clock.age(created));
+                }
                 if self.receipts.is_awaited() && self.unanswered.is_none() {
                     self.unanswered = Some(now);
                 }

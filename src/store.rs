@@ -25,6 +25,7 @@ use tracing::error;
 
 use crate::protocol::{Cursor, Epoch, Notification, Position};
 
+pub use deadpool_postgres::Status as PoolStatus;
 pub use hosts::NoPrimary;
 pub use inbox::{Entry, InboxPage, Marked};
 pub use link::{Doorbell, Link};
@@ -144,15 +145,15 @@ impl Store {
     /// # Errors
     /// The address is malformed.
     pub fn new(url: &DatabaseUrl, size: usize) -> Result<Self> {
-        let [store] = Self::several(url, [size])?;
+        let [store] = Self::several(url, [("all", size)])?;
         Ok(store)
     }
 
-    /// Several pools to one and the same server. Connects to nothing yet.
+    /// Several pools to one and the same server, each with a name for operators. Connects to nothing yet.
     ///
     /// # Errors
     /// The address is malformed.
-    pub fn several<const N: usize>(url: &DatabaseUrl, sizes: [usize; N]) -> Result<[Self; N]> {
+    pub fn several<const N: usize>(url: &DatabaseUrl, sizes: [(&'static str, usize); N]) -> Result<[Self; N]> {
         let hosts = Arc::new(Hosts::new(url.config()?, &sizes));
         Ok(std::array::from_fn(|pool| Self { hosts: hosts.clone(), pool }))
     }
@@ -180,6 +181,11 @@ impl Store {
     /// The server cannot be reached, refuses, or is not the one that is listened to any more.
     pub async fn link(&self) -> Result<Link> {
         self.hosts.link().await.with_context(|| format!("connecting to {}", self.place()))
+    }
+
+    /// How all pools to the server stand, by name.
+    pub fn pools(&self) -> Vec<(&'static str, PoolStatus)> {
+        self.hosts.pools()
     }
 
     /// Hosts, ports and name of the database, for messages.

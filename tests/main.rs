@@ -16,6 +16,7 @@ mod faults;
 mod harmless;
 mod http;
 mod inbox;
+mod metrics;
 mod migrations;
 mod mirrors;
 mod model;

@@ -182,7 +182,7 @@ impl Intake {
         let begin = Cursor::new(self.epoch, opened.position.without(replayed));
         let told = receipts.told();
         let fresh = opened.notifications.iter().filter(|n| !told.contains(&(n.id, n.created_at.microseconds)));
-        self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, true))));
+        self.backlog.extend(fresh.map(|n| Outgoing::Mail(self.mail.mail(n, true))));
         if opened.more > 0 {
             let before = opened.notifications.first().map_or(i64::MAX, |oldest| oldest.id);
             let within = Cursor::new(self.epoch, opened.position.clone());
@@ -199,7 +199,7 @@ impl Intake {
         let fresh = page.notifications.iter().filter(|n| {
             !missing.told.contains(&(n.id, n.created_at.microseconds)) && !missing.after.told.contains(&n.id)
         });
-        self.backlog.extend(fresh.map(|n| Outgoing::Mail(Mail::new(n, missing.replayed))));
+        self.backlog.extend(fresh.map(|n| Outgoing::Mail(self.mail.mail(n, missing.replayed))));
         match page.notifications.last() {
             Some(last) => (missing.after_id, missing.within) = (last.id, Some(page.within)),
             None => match missing.then.take() {

@@ -95,6 +95,11 @@ impl Receipts {
         self.count += 1;
     }
 
+    /// When the oldest row was created that is not confirmed, in order of sending.
+    pub fn oldest(&self) -> Option<i64> {
+        self.rows(self.sent.len() - self.unconfirmed..).next().map(|(row, _)| row.created)
+    }
+
     /// How many frames were ever sent.
     pub fn count(&self) -> u64 {
         self.count
@@ -226,7 +231,7 @@ mod tests {
     use super::*;
 
     fn row(id: i64) -> What {
-        What::Notification(Delivered { id, slot: 0, created: 0 }, id as u64)
+        What::Notification(Delivered { id, slot: 0, created: 0, live: true }, id as u64)
     }
 
     fn settled(receipts: &mut Receipts, now: Instant) -> Vec<i64> {

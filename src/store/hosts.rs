@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Status, Timeouts,
+};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
@@ -57,8 +59,8 @@ impl std::error::Error for NoPrimary {}
 pub(super) struct Hosts {
     /// The address as it was given, with all its hosts.
     address: Config,
-    /// How many connections each pool may have.
-    sizes: Vec<usize>,
+    /// Each pool's name, and how many connections it may have.
+    sizes: Vec<(&'static str, usize)>,
     known: Mutex<Known>,
     /// One looks at a time: what is found last is what holds.
     looking: tokio::sync::Mutex<()>,
@@ -110,7 +112,7 @@ impl Who {
 
 impl Hosts {
     /// Connects to nothing yet. Each of `sizes` is a pool.
-    pub(super) fn new(address: Config, sizes: &[usize]) -> Self {
+    pub(super) fn new(address: Config, sizes: &[(&'static str, usize)]) -> Self {
         Self { address, sizes: sizes.to_vec(), known: Mutex::default(), looking: tokio::sync::Mutex::default() }
     }
 
@@ -235,6 +237,16 @@ impl Hosts {
         Ok(self.primary()?.0.context("the primary is gone again")?.pools[pool].get().await?)
     }
 
+    /// How the pools stand, by name. Without a primary they are empty.
+    pub(super) fn pools(&self) -> Vec<(&'static str, Status)> {
+        let primary = self.lock().primary.clone();
+        let empty = |max_size| Status { max_size, size: 0, available: 0, waiting: 0 };
+        let status = |(i, (name, size)): (usize, &(&'static str, usize))| {
+            (*name, primary.as_ref().map_or_else(|| empty(*size), |primary| primary.pools[i].status()))
+        };
+        self.sizes.iter().enumerate().map(status).collect()
+    }
+
     /// The primary, and whether somebody leads. `None` only where nobody does.
     fn primary(&self) -> Result<(Option<Arc<Primary>>, bool)> {
         let known = self.lock();
@@ -254,9 +266,9 @@ impl Hosts {
 }
 
 impl Primary {
-    fn new(config: Config, place: String, who: Who, sizes: &[usize]) -> Result<Self> {
+    fn new(config: Config, place: String, who: Who, sizes: &[(&'static str, usize)]) -> Result<Self> {
         let limit = Some(POOL_LIMIT);
-        let pool = |size: &usize| {
+        let pool = |(_, size): &(&'static str, usize)| {
             let manager =
                 Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
             let (place, started) = (place.clone(), who.started.clone());

@@ -63,7 +63,7 @@ pub struct Page {
     pub notifications: Vec<Notification>,
 }
 
-/// A notification that reached a socket of its user. All three together are one row's: after a crash an id may come back as
+/// A notification that reached a socket of its user. The first three together are one row's: after a crash an id may come back as
 /// another's.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivered {
@@ -73,6 +73,8 @@ pub struct Delivered {
     pub slot: i16,
     /// When it was created, in microseconds since 1970.
     pub created: i64,
+    /// Whether the socket was told as it happened, and not later what it had missed.
+    pub live: bool,
 }
 
 impl Store {
