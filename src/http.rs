@@ -67,7 +67,7 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, demo: Option<Ar
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = context.stop.cancelled() => return,
+            () = context.stop.cancelled() => return context.session.registry.stop(),
         };
         match accepted {
             Ok((stream, _)) => {

@@ -8,7 +8,7 @@
 //! that surely holds, and each socket catches up from there by itself, leaving out the rows that it knows by more than their id.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -21,9 +21,10 @@ use crate::protocol::{Cursor, Epoch, Notification, Position, Stretch, UserId, no
 
 /// A mailbox holds at most so many frames, and at most [`MAX_MAILBOX_BYTES`] unless one frame alone is larger. What does not
 /// fit is dropped, and the session reads it from the table when it has sent the rest.
-pub const MAX_MAILBOX_FRAMES: usize = 256;
-/// See [`MAX_MAILBOX_FRAMES`].
-pub const MAX_MAILBOX_BYTES: usize = 256 * 1024;
+pub const MAX_MAILBOX_FRAMES: usize = 512;
+/// Counted as if no other socket had a share in what waits. With what the session has taken and not written, and what it knows of
+/// frames that are not confirmed, a socket that reads nothing costs 256 KiB at most.
+pub const MAX_MAILBOX_BYTES: usize = 128 * 1024;
 /// Of what is published and not noted as durable so many ids are kept.
 const MAX_UNNOTED: usize = 100_000;
 /// So many epochs are remembered.
@@ -31,8 +32,8 @@ const MAX_EPOCHS: usize = 16;
 /// So many frames beside notifications wait at most; of more, the oldest go.
 const MAX_NEWS: usize = 16;
 
-/// A frame on its way to one socket, and what its delivery is confirmed by.
-#[derive(Clone, Debug)]
+/// A frame on its way to the sockets of a user, and what its delivery is confirmed by. Made once: in a mailbox waits a reference.
+#[derive(Debug)]
 pub struct Mail {
     /// The notification's id.
     pub id: i64,
@@ -63,6 +64,11 @@ impl Mail {
             written: frames.counter(&notification.event, notification.level),
         }
     }
+
+    /// How much memory it takes, in bytes: the frame, itself, and the counts of references to both.
+    pub fn size(&self) -> usize {
+        self.frame.len() + size_of::<Self>() + size_of::<[usize; 8]>()
+    }
 }
 
 /// All subscriptions of this instance. Every method is synchronous and short: the listener calls them between two polls.
@@ -70,6 +76,7 @@ pub struct Registry {
     inner: Mutex<Inner>,
     begun: watch::Sender<bool>,
     frames: Frames,
+    stopping: AtomicBool,
 }
 
 struct Inner {
@@ -98,7 +105,7 @@ struct Mailbox {
 
 #[derive(Default)]
 struct Queue {
-    frames: VecDeque<Mail>,
+    frames: VecDeque<Arc<Mail>>,
     bytes: usize,
     /// Set while something was dropped: all that was dropped is invisible in it.
     lag: Option<Arc<Cursor>>,
@@ -109,7 +116,7 @@ struct Queue {
 /// What [`Subscription::take`] found.
 pub enum Taken {
     /// Frames in order of arrival.
-    Mail(Vec<Mail>),
+    Mail(Vec<Arc<Mail>>),
     /// Nothing waits, but something was dropped; all of it is invisible in this position.
     Lagged(Arc<Cursor>),
     /// Nothing waits.
@@ -128,7 +135,7 @@ impl Registry {
             durable: nothing,
             published: HashMap::new(),
         };
-        Self { inner: Mutex::new(inner), begun: watch::Sender::new(false), frames }
+        Self { inner: Mutex::new(inner), begun: watch::Sender::new(false), frames, stopping: AtomicBool::new(false) }
     }
 
     /// Waits until an epoch has begun. What is read from the table before may be older than what the stream begins with.
@@ -147,7 +154,11 @@ impl Registry {
             opened: Instant::now(),
             owed: AtomicI64::new(i64::MAX),
         });
-        self.lock().users.entry(user.clone()).or_default().push(mailbox.clone());
+        let inner = &mut *self.lock();
+        if self.stopping.load(Ordering::Relaxed) {
+            mailbox.arrived.notify_one();
+        }
+        inner.users.entry(user.clone()).or_insert_with(|| Vec::with_capacity(1)).push(mailbox.clone());
         Subscription { registry: self.clone(), user, mailbox }
     }
 
@@ -160,9 +171,9 @@ impl Registry {
             return false;
         }
         if let Some(mailboxes) = inner.users.get(&notification.user_id) {
-            let mail = Mail::new(notification, false, &self.frames);
+            let mail = Arc::new(Mail::new(notification, false, &self.frames));
             for mailbox in mailboxes {
-                mailbox.push(mail.clone(), &inner.position);
+                mailbox.push(&mail, &inner.position);
             }
         }
         true
@@ -222,6 +233,14 @@ impl Registry {
         self.begun.send_replace(true);
     }
 
+    /// This instance stops: every socket hears of it in its mailbox, which it listens to anyway. (A token that each of them polled
+    /// with every frame would be one lock for all of them.)
+    pub fn stop(&self) {
+        let inner = &*self.lock();
+        self.stopping.store(true, Ordering::Relaxed);
+        inner.users.values().flatten().for_each(|mailbox| mailbox.arrived.notify_one());
+    }
+
     /// The last epochs that this instance has been in.
     pub fn epochs(&self) -> Vec<Epoch> {
         self.lock().epochs.clone()
@@ -278,19 +297,19 @@ impl Inner {
 }
 
 impl Mailbox {
-    fn push(&self, mail: Mail, position: &Arc<Cursor>) {
+    fn push(&self, mail: &Arc<Mail>, position: &Arc<Cursor>) {
         let queue = &mut *self.lock();
         if queue.lag.is_some() {
             return;
         }
         let full = queue.frames.len() >= MAX_MAILBOX_FRAMES
-            || (!queue.frames.is_empty() && queue.bytes + mail.frame.len() > MAX_MAILBOX_BYTES);
+            || (!queue.frames.is_empty() && queue.bytes + mail.size() > MAX_MAILBOX_BYTES);
         if full {
             queue.lag = Some(position.clone());
             return;
         }
-        queue.bytes += mail.frame.len();
-        queue.frames.push_back(mail);
+        queue.bytes += mail.size();
+        queue.frames.push_back(mail.clone());
         self.arrived.notify_one();
     }
 
@@ -363,8 +382,8 @@ impl Subscription {
     }
 
     /// A notification as mail of this socket, which was read for it.
-    pub fn mail(&self, notification: &Notification, replayed: bool) -> Mail {
-        Mail::new(notification, replayed, &self.registry.frames)
+    pub fn mail(&self, notification: &Notification, replayed: bool) -> Arc<Mail> {
+        Arc::new(Mail::new(notification, replayed, &self.registry.frames))
     }
 
     /// Notes when the oldest row was created that was written to the socket and is not confirmed, for operators.
@@ -372,20 +391,31 @@ impl Subscription {
         self.mailbox.owed.store(created.unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
+    /// Whether this instance stops. [`Self::arrived`] returns once more when it begins to.
+    pub fn is_stopping(&self) -> bool {
+        self.registry.stopping.load(Ordering::Relaxed)
+    }
+
     /// Takes what waits beside notifications.
     pub fn take_news(&self) -> VecDeque<Utf8Bytes> {
         std::mem::take(&mut self.mailbox.lock().news)
     }
 
-    /// Takes what waits, at most `limit` frames. A lag is told once, when the frames before it are gone.
-    pub fn take(&self, limit: usize) -> Taken {
+    /// Takes what waits, at most `frames` of them and about `bytes`. A lag is told once, when the frames before it are gone.
+    pub fn take(&self, frames: usize, bytes: usize) -> Taken {
         let queue = &mut *self.mailbox.lock();
         if queue.frames.is_empty() {
             return queue.lag.take().map_or(Taken::Nothing, Taken::Lagged);
         }
-        let count = limit.min(queue.frames.len());
+        let mut size = 0;
+        let fits = |mail: &&Arc<Mail>| {
+            let fits = size < bytes;
+            size += if fits { mail.size() } else { 0 };
+            fits
+        };
+        let count = queue.frames.iter().take(frames).take_while(fits).count();
         let mail: Vec<_> = queue.frames.drain(..count).collect();
-        queue.bytes -= mail.iter().map(|mail| mail.frame.len()).sum::<usize>();
+        queue.bytes -= size;
         if queue.frames.is_empty() {
             // An idle socket holds no buffer.
             queue.frames = VecDeque::new();
@@ -455,7 +485,7 @@ mod tests {
     }
 
     fn ids(subscription: &Subscription) -> Vec<i64> {
-        match subscription.take(usize::MAX) {
+        match subscription.take(usize::MAX, usize::MAX) {
             Taken::Mail(mail) => mail.iter().map(|mail| mail.id).collect(),
             _ => Vec::new(),
         }
@@ -471,7 +501,7 @@ mod tests {
         registry.publish(&notification(1, 7, "1"));
         assert_eq!(age(1e-9), 1e-9, "it waits in the mailbox");
         assert!(age(1e9) <= socket.mailbox.opened.elapsed().as_secs_f64(), "for no longer than the socket is there");
-        let Taken::Mail(mail) = socket.take(1) else { panic!("no mail") };
+        let Taken::Mail(mail) = socket.take(1, usize::MAX) else { panic!("no mail") };
         assert_eq!(age(1e-9), 0.0);
         socket.owes(mail.first().map(|mail| mail.created));
         assert_eq!(age(1e-9), 1e-9, "it is written");
@@ -557,10 +587,10 @@ mod tests {
         registry.advance(at("7:7:"), at("7:7:"));
         assert!(!socket.is_past(6), "the lag still lies before it");
         assert_eq!(ids(&socket).len(), MAX_MAILBOX_FRAMES);
-        let Taken::Lagged(from) = socket.take(usize::MAX) else { panic!("no lag") };
+        let Taken::Lagged(from) = socket.take(usize::MAX, usize::MAX) else { panic!("no lag") };
         assert_eq!(from.position, at("5:5:"));
         assert!(socket.is_past(6));
-        assert!(matches!(socket.take(usize::MAX), Taken::Nothing));
+        assert!(matches!(socket.take(usize::MAX, usize::MAX), Taken::Nothing));
         registry.publish(&notification(999, 8, "1"));
         assert_eq!(ids(&socket), [999]);
     }
@@ -573,7 +603,7 @@ mod tests {
         registry.begin("00000000000000aa".parse().unwrap(), at("5:5:"));
         assert!(!registry.publish(&notification(1, 3, "1")), "older than what holds");
         assert_eq!(ids(&socket), [1], "what waited is not lost");
-        let Taken::Lagged(from) = socket.take(usize::MAX) else { panic!("no lag") };
+        let Taken::Lagged(from) = socket.take(usize::MAX, usize::MAX) else { panic!("no lag") };
         assert_eq!((from.epoch.to_string().as_str(), &from.position), ("00000000000000aa", &at("5:5:")));
         assert!(registry.publish(&notification(1, 6, "1")), "the same id and transaction, and perhaps another row");
         assert_eq!(ids(&socket), [1]);
@@ -585,11 +615,11 @@ mod tests {
         let socket = registry.subscribe("1".parse().unwrap(), None);
         registry.begin("00000000000000aa".parse().unwrap(), at("7:7:"));
         registry.begin("00000000000000bb".parse().unwrap(), at("9:9:"));
-        let Taken::Lagged(from) = socket.take(usize::MAX) else { panic!("no lag") };
+        let Taken::Lagged(from) = socket.take(usize::MAX, usize::MAX) else { panic!("no lag") };
         assert_eq!((from.epoch.to_string().as_str(), &from.position), ("00000000000000bb", &at("7:7:")));
         registry.begin("00000000000000cc".parse().unwrap(), at("9:9:"));
         registry.begin("00000000000000dd".parse().unwrap(), at("4:4:"));
-        let Taken::Lagged(from) = socket.take(usize::MAX) else { panic!("no lag") };
+        let Taken::Lagged(from) = socket.take(usize::MAX, usize::MAX) else { panic!("no lag") };
         assert_eq!(from.position, at("4:4:"), "of another cluster nothing holds");
     }
 

@@ -5,7 +5,7 @@
 //! confirms by giving one back.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,20 +13,19 @@ use futures_util::FutureExt;
 use futures_util::future::OptionFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
-use tokio_util::sync::CancellationToken;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tracing::debug;
 
 use crate::catch_up::CatchUp;
 use crate::confirmations::Confirmations;
 use crate::metrics::Metrics;
 use crate::protocol::{self, Asked, CloseCode, Cursor, Read, Resume, Resumed, Told, UserId};
-use crate::registry::{MAX_MAILBOX_BYTES, Registry};
+use crate::registry::Registry;
 use crate::store::{Delivered, Marked, Opened, Opening, Page, Store};
 
 mod farewell;
+mod inbound;
 mod intake;
-mod metered;
 mod progress;
 mod receipts;
 mod strikes;
@@ -41,6 +40,9 @@ pub use wire::{Heard, PATIENCE, Wire};
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// While one goes unanswered another follows after this: a client may answer only some.
 const PING_AGAIN: Duration = Duration::from_secs(3);
+/// About so many bytes of frames are taken from the mailbox and written before those are flushed, unless one frame alone has more:
+/// more than the kernel takes at once, and little beside the mailbox.
+const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// A ping goes out after so many bytes of frames, so that a slow link confirms what has arrived and need not get it again.
 const PING_BYTES: usize = 16 * 1024;
 /// How long a client that keeps cursors may give none back while as much is unconfirmed as may be.
@@ -96,12 +98,7 @@ pub enum After {
 }
 
 /// Serves one socket until it ends, whichever side ends it. Invariant: the handshake is done and the user may listen.
-pub fn run<S>(
-    wire: Wire<S>,
-    client: Client,
-    context: Arc<Context>,
-    stop: CancellationToken,
-) -> impl Future<Output = ()> + Send
+pub fn run<S>(wire: Wire<S>, client: Client, context: Arc<Context>) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -111,7 +108,7 @@ where
     context.metrics.sockets_opened.inc();
     let mut session = Session::new(wire, client, context);
     async move {
-        let end = session.live(&stop).await;
+        let end = session.live().await;
         debug!(user = %session.intake.user(), ?end, "socket ends");
         Box::pin(session.close(end)).await;
         session.context.metrics.sockets.dec();
@@ -193,12 +190,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    async fn live(&mut self, stop: &CancellationToken) -> End {
+    async fn live(&mut self) -> End {
+        let mut alarm = pin!(sleep_until(self.deadline()));
         loop {
             self.write();
             self.intake.mail().owes(self.receipts.oldest());
             let deadline = self.deadline();
-            let writable = self.may_write();
+            if deadline < alarm.deadline() || alarm.is_elapsed() {
+                // It may ring too early, and is set then: to set it for each frame costs more than to send one.
+                alarm.as_mut().reset(deadline);
+            }
             let Self { wire, intake, asking, marking, .. } = self;
             let end = tokio::select! {
                 heard = wire.step() => self.heard(heard),
@@ -210,9 +211,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.marked(marked);
                     None
                 }
-                () = intake.mail().arrived(), if writable => None,
-                () = sleep_until(deadline) => self.hear_out().or_else(|| self.tick()),
-                () = stop.cancelled() => Some(End::Close(CloseCode::Restarting)),
+                () = intake.mail().arrived() => intake.mail().is_stopping().then_some(End::Close(CloseCode::Restarting)),
+                () = alarm.as_mut() => {
+                    if Instant::now() >= deadline { self.hear_out().or_else(|| self.tick()) } else { None }
+                }
             };
             if let Some(end) = end {
                 return end;
@@ -239,7 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Puts what may go out into the socket's buffer, with pings between.
     fn write(&mut self) {
         if self.may_write() {
-            if self.intake.refill(self.receipts.room(), &mut self.receipts) {
+            if self.intake.refill(self.receipts.room(), MAX_BATCH_BYTES, &mut self.receipts) {
                 self.context.metrics.lags.inc();
                 self.cursor_due = true;
             }
@@ -251,38 +253,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return;
         }
         for news in self.intake.mail().take_news() {
-            self.wire.feed(Message::Text(news));
+            self.wire.feed(OpCode::Data(Data::Text), news.as_bytes());
         }
         let mut bytes = 0;
         let mut since_ping = 0;
         while self.receipts.room() > 0
-            && bytes < MAX_MAILBOX_BYTES
+            && bytes < MAX_BATCH_BYTES
             && let Some(outgoing) = self.intake.next()
         {
-            let (mut frame, what) = match outgoing {
+            let (frame, what) = match &outgoing {
                 Outgoing::Mail(mail) => {
                     let row = Delivered { id: mail.id, slot: mail.slot, created: mail.created, live: mail.live };
                     mail.written.inc();
                     if mail.live {
                         self.unflushed = Some(self.unflushed.map_or(mail.created, |oldest| oldest.min(mail.created)));
                     }
-                    (mail.frame, What::Notification(row, mail.xid))
+                    (&mail.frame, What::Notification(row, mail.xid))
                 }
                 Outgoing::Summary(frame, summary) => {
                     self.context.metrics.summaries.inc();
-                    (frame, What::Summary(summary))
+                    (frame, What::Summary(summary.clone()))
                 }
             };
             bytes += frame.len();
             since_ping += frame.len();
             self.receipts.sent(what);
             self.cursor_due = true;
-            let last = self.receipts.room() == 0 || bytes >= MAX_MAILBOX_BYTES || self.intake.is_empty();
+            let last = self.receipts.room() == 0 || bytes >= MAX_BATCH_BYTES || self.intake.is_empty();
             let last = last || self.receipts.count().is_multiple_of(CURSOR_EVERY);
             if last && let (Dialect::Cursors(_), Some(cursor)) = (&self.dialect, self.cursor()) {
-                frame = protocol::with_cursor(&frame, &cursor.token(self.intake.user()));
+                let frame = protocol::with_cursor(frame, &cursor.token(self.intake.user()));
+                self.wire.feed(OpCode::Data(Data::Text), frame.as_bytes());
+            } else {
+                self.wire.feed(OpCode::Data(Data::Text), frame.as_bytes());
             }
-            self.wire.feed(Message::Text(frame));
             if since_ping >= PING_BYTES {
                 self.ping();
                 since_ping = 0;
@@ -343,7 +347,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     Dialect::Cursors(_) => Some(Resumed::new(resume, &begin, self.intake.user())),
                 };
                 let hello = protocol::hello_frame(self.intake.user(), unread, &server_time, resumed);
-                self.wire.feed(Message::Text(hello));
+                self.wire.feed(OpCode::Data(Data::Text), hello.as_bytes());
             }
         }
     }
@@ -399,10 +403,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.unanswered = self.unanswered.map(|_| now);
         }
         let late = |since: Option<Instant>, patience| since.is_some_and(|since| now >= since + patience);
-        let stuck = if self.wire.stuck_at().is_some_and(|at| now >= at) || late(self.full, ACK_PATIENCE) {
+        let unanswered = late(self.unanswered, PATIENCE);
+        let unread = self.wire.stuck_at().is_some_and(|at| now >= at);
+        // Who reads nothing can answer nothing.
+        let stuck = if unread || (unanswered && !self.wire.is_flushed()) || late(self.full, ACK_PATIENCE) {
             Some(CloseCode::TooSlow)
         } else {
-            late(self.unanswered, PATIENCE).then_some(CloseCode::NoPong)
+            unanswered.then_some(CloseCode::NoPong)
         };
         if let Some(code) = stuck {
             if code == CloseCode::NoPong
@@ -466,12 +473,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn ping(&mut self) {
         self.pinged = Instant::now();
         let payload = self.receipts.ping();
-        self.wire.feed(Message::Ping(payload.to_vec().into()));
+        self.wire.feed(OpCode::Control(Control::Ping), &payload);
     }
 
     fn tell(&mut self, told: &Told<'_>) {
-        let frame: Utf8Bytes = told.frame();
-        self.wire.feed(Message::Text(frame));
+        self.wire.feed(OpCode::Data(Data::Text), told.frame().as_bytes());
     }
 }
 

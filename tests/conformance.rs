@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::support::LIMIT;
 
@@ -72,11 +72,11 @@ async fn echo(mut stream: TcpStream) {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     );
     stream.write_all(answer.as_bytes()).await.unwrap();
-    let mut wire = Wire::new(stream, head.split_off(end), 16 << 20).await;
+    let mut wire = Wire::new(stream, &head[end..], 16 << 20);
     let code = loop {
         match wire.step().await {
-            Heard::Text(text) => wire.feed(Message::Text(text)),
-            Heard::Binary(bytes) => wire.feed(Message::Binary(bytes)),
+            Heard::Text(text) => wire.feed(OpCode::Data(Data::Text), text.as_bytes()),
+            Heard::Binary(bytes) => wire.feed(OpCode::Data(Data::Binary), &bytes),
             Heard::Flushed | Heard::Pong(_) | Heard::Nothing => {}
             Heard::Gone => break None,
             Heard::Refused(code) => break Some(code),

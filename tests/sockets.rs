@@ -3,6 +3,8 @@
 use futures_util::StreamExt;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::process::Process;
+use crate::support::service::{given_up, metric};
 use crate::support::socket::Ending;
 use crate::support::{Database, Service, Socket, eventually};
 
@@ -181,6 +183,35 @@ async fn a_socket_that_cannot_keep_up_misses_nothing() {
         assert_eq!(socket.frame().await["message"], "the end");
     }
     assert!(service.metric("notifier_lags_total").await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_that_read_nothing_cost_256_kib_each_and_are_closed() {
+    const SOCKETS: u64 = 100;
+    const EACH: u64 = 120;
+    let database = Database::new().await;
+    let service = Process::start(&database.url(), "127.0.0.1:0".parse().unwrap()).await;
+    let (mut sockets, mut before) = (Vec::new(), 0);
+    for user in 0..SOCKETS {
+        sockets.push(Socket::open(service.address, &user.to_string()).await);
+    }
+    // First to users who are not here: what publishing itself takes is no socket's.
+    // Half a MiB for each: more than a mailbox, the session and the kernel take together.
+    for (user, published) in [("'nobody'", 1), ("u::text", 2)] {
+        before = service.memory();
+        database
+            .run(&format!(
+                "select notifier.send({user}, 'info', repeat('x', 4000)) from generate_series(1, {EACH}) n, generate_series(0, {SOCKETS} - 1) u"
+            ))
+            .await;
+        eventually("all is published", || async {
+            metric(service.address, "notifier_published_total").await == published * SOCKETS * EACH
+        })
+        .await;
+    }
+    let each = (service.memory() - before) / SOCKETS;
+    assert!(each <= 256, "{each} KiB for each of them");
+    eventually("all are closed", || async { given_up(service.address).await.iter().sum::<u64>() == SOCKETS }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

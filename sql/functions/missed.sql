@@ -4,7 +4,7 @@
 --   _after      what is visible in this position the socket has had
 --   _within     the position to read up to: that of the first page, or null for the present one
 --   _after_ids  the last id of the page before, or 0
---   _limit      how many at most for each; 256 KiB of them at most, but always one
+--   _limit      how many at most for each; 64 KiB of them at most, but always one
 --   returns     one row a socket, in order: the position read up to, and notifications by id; none when there are no more
 -- Used by: the catch-up (src/catch_up.rs).
 create or replace function notifier.missed(_users text[], _after text[], _within text[], _after_ids bigint[], _limit integer)
@@ -25,7 +25,7 @@ begin
            with ordinality as a(user_id, after, within, after_id, nth)
     ) r
     cross join lateral (
-      select array_agg(p.payload order by p.id) filter (where p.before < 262144) as notifications
+      select array_agg(p.payload order by p.id) filter (where p.before < 65536) as notifications
       from (
         select page.id, page.payload,
                sum(octet_length(page.payload)) over (order by page.id) - octet_length(page.payload) as before

@@ -132,8 +132,7 @@ async fn start(context: Arc<Context>, upgrade: OnUpgrade, client: Client) {
         return debug!("upgrade of a connection that is not ours");
     };
     // Even empty, hyper's buffer of 10 KiB must not live on.
-    let read = parts.read_buf.to_vec();
+    let wire = Wire::new(parts.io.into_inner(), &parts.read_buf, protocol::MAX_INBOUND_BYTES);
     drop(parts.read_buf);
-    let wire = Wire::new(parts.io.into_inner(), read, protocol::MAX_INBOUND_BYTES).await;
-    context.tasks.spawn(session::run(wire, client, context.session.clone(), context.stop.clone()));
+    context.tasks.spawn(session::run(wire, client, context.session.clone()));
 }

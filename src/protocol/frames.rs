@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::{Cursor, Level, MAX_INBOUND_BYTES, Notification, UserId};
 
@@ -227,10 +226,10 @@ impl CloseCode {
         self.parts().0
     }
 
-    /// The close frame as it is sent.
-    pub fn frame(self) -> CloseFrame {
+    /// The close frame's payload.
+    pub fn payload(self) -> Vec<u8> {
         let (code, reason) = self.parts();
-        CloseFrame { code: code.into(), reason: reason.into() }
+        [&code.to_be_bytes(), reason.as_bytes()].concat()
     }
 
     fn parts(self) -> (u16, &'static str) {

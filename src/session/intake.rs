@@ -5,6 +5,7 @@
 //! out.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -29,7 +30,7 @@ pub struct Intake {
 /// One frame to write.
 pub enum Outgoing {
     /// A notification.
-    Mail(Mail),
+    Mail(Arc<Mail>),
     /// How many were not sent.
     Summary(Utf8Bytes, Box<Summary>),
 }
@@ -94,14 +95,15 @@ impl Intake {
         self.backlog.is_empty()
     }
 
-    /// Takes what waits in the mailbox, at most `room` frames, if nothing comes before it. Returns whether it had fallen behind.
-    pub fn refill(&mut self, room: usize, receipts: &mut Receipts) -> bool {
+    /// Takes what waits in the mailbox, at most `room` frames and about `bytes`, if nothing comes before it. Returns whether it had
+    /// fallen behind.
+    pub fn refill(&mut self, room: usize, bytes: usize, receipts: &mut Receipts) -> bool {
         if !self.is_live() {
             return false;
         }
         // Asked before the mailbox: what is published from here on is invisible in `seen`, but what waits may be visible.
         let past = self.seen.as_ref().is_some_and(|seen| self.mail.has_read_past(seen));
-        match self.mail.take(room) {
+        match self.mail.take(room, bytes) {
             Taken::Mail(mail) => {
                 let seen = self.seen.as_ref();
                 let fresh = mail.into_iter().filter(|mail| !seen.is_some_and(|seen| seen.sees(mail.xid)));

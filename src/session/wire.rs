@@ -1,17 +1,22 @@
 //! One WebSocket as a session uses it: messages go in, what was heard comes out, and it ends so that the other side learns why.
+//!
+//! What waits to be written is one buffer, which goes when it is written; what was heard is read on the stack. So an idle socket
+//! holds neither.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes, error::ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
+use tokio_tungstenite::tungstenite::{Bytes, Utf8Bytes};
 
-use super::metered::Metered;
+use super::inbound::{Inbound, Incoming};
 use crate::protocol::CloseCode;
 
 /// How long a write may make no progress.
@@ -20,14 +25,24 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_UNWRITTEN_PONGS: u32 = 32;
 /// How long the other side may take to close.
 pub const FAREWELL: Duration = Duration::from_secs(2);
+/// How much is read at once, in bytes.
+const READ_BYTES: usize = 2 * 1024;
 
 /// See the module.
 pub struct Wire<S> {
-    socket: WebSocketStream<Metered<S>>,
-    /// Since when something waits in the socket's buffer and no byte was written.
+    stream: S,
+    inbound: Inbound,
+    /// How large a message may be.
+    max_bytes: usize,
+    /// Fed, and up to `written` written.
+    out: Vec<u8>,
+    written: usize,
+    /// Since when something waits to be written and no byte was.
     unflushed: Option<Instant>,
-    /// How many bytes were written when that was looked at last.
-    written: u64,
+    /// Whether a byte was written since that was asked last.
+    progressed: bool,
+    /// Whether our last frame is fed.
+    closing: bool,
     unwritten_pongs: u32,
 }
 
@@ -41,7 +56,7 @@ pub enum Heard {
     /// A message of bytes.
     Binary(Bytes),
     /// An answer to a ping.
-    Pong(Bytes),
+    Pong(Vec<u8>),
     /// Something that is dealt with.
     Nothing,
     /// The other side has closed, or the connection broke.
@@ -53,91 +68,115 @@ pub enum Heard {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// The server's side of a connection whose handshake is done; `read` are bytes that came with it. A message may have
     /// `max_bytes`.
-    pub async fn new(stream: S, read: Vec<u8>, max_bytes: usize) -> Self {
-        let config = WebSocketConfig::default()
-            // What an idle socket costs most of.
-            .read_buffer_size(512)
-            .write_buffer_size(16 * 1024)
-            // A notification may be larger than any fixed limit; the session bounds what it feeds before it flushes.
-            .max_write_buffer_size(usize::MAX)
-            .max_message_size(Some(max_bytes))
-            .max_frame_size(Some(max_bytes));
-        let stream = Metered::new(stream);
-        let socket = if read.is_empty() {
-            drop(read);
-            WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
-        } else {
-            WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await
-        };
-        Self { socket, unflushed: None, written: 0, unwritten_pongs: 0 }
+    pub fn new(stream: S, read: &[u8], max_bytes: usize) -> Self {
+        let mut inbound = Inbound::default();
+        inbound.extend(read);
+        Self {
+            stream,
+            inbound,
+            max_bytes,
+            out: Vec::new(),
+            written: 0,
+            unflushed: None,
+            progressed: false,
+            closing: false,
+            unwritten_pongs: 0,
+        }
     }
 
-    /// Whether something fed waits to be written.
+    /// Whether nothing fed waits to be written.
     pub fn is_flushed(&self) -> bool {
         self.unflushed.is_none()
     }
 
-    /// Puts a message into the socket's buffer, which takes any amount; [`Self::step`] writes it.
-    pub fn feed(&mut self, message: Message) {
-        // An error here comes again with the flush.
-        let _ = self.socket.start_send_unpin(message);
+    /// Puts a message into the buffer, which takes any amount; [`Self::step`] writes it. After a close nothing may follow, and
+    /// nothing does.
+    pub fn feed(&mut self, opcode: OpCode, payload: &[u8]) {
+        if self.closing {
+            return;
+        }
+        self.closing = opcode == OpCode::Control(Control::Close);
+        let header = FrameHeader { opcode, ..FrameHeader::default() };
+        // Writing to a Vec cannot fail.
+        let _ = header.format(payload.len() as u64, &mut self.out);
+        self.out.extend_from_slice(payload);
         self.unflushed.get_or_insert_with(Instant::now);
     }
 
     /// Writes while something is unwritten, and reads all the while. Cancel safe: both are polled, nothing is held between.
     pub async fn step(&mut self) -> Heard {
-        let (socket, unflushed) = (&mut self.socket, self.unflushed.is_some());
-        let step = poll_fn(|cx| {
-            if unflushed && let Poll::Ready(flushed) = socket.poll_flush_unpin(cx) {
-                return Poll::Ready(Err(flushed));
-            }
-            socket.poll_next_unpin(cx).map(Ok)
-        });
-        match step.await {
-            Err(Ok(())) => {
-                self.unflushed = None;
-                self.unwritten_pongs = 0;
-                Heard::Flushed
-            }
-            Err(Err(_)) | Ok(None) => Heard::Gone,
-            Ok(Some(Ok(message))) => match message {
-                Message::Text(text) => Heard::Text(text),
-                Message::Binary(bytes) => Heard::Binary(bytes),
-                Message::Pong(echo) => Heard::Pong(echo),
-                Message::Close(_) => Heard::Gone,
-                Message::Ping(_) => {
-                    // The answer is in the buffer already.
-                    self.unflushed.get_or_insert_with(Instant::now);
-                    self.unwritten_pongs += 1;
-                    if self.unwritten_pongs > MAX_UNWRITTEN_PONGS {
-                        Heard::Refused(CloseCode::TooSlow)
-                    } else {
-                        Heard::Nothing
-                    }
-                }
-                Message::Frame(_) => Heard::Nothing,
-            },
-            Ok(Some(Err(error))) => match error {
-                Error::Capacity(_) => Heard::Refused(CloseCode::TooBig),
-                Error::Utf8(_) => Heard::Refused(CloseCode::NotUtf8),
-                Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Heard::Gone,
-                Error::Protocol(_) => Heard::Refused(CloseCode::Malformed),
-                _ => Heard::Gone,
-            },
+        poll_fn(|cx| self.poll_step(cx)).await
+    }
+
+    fn poll_step(&mut self, cx: &mut task::Context<'_>) -> Poll<Heard> {
+        if self.unflushed.is_some()
+            && let Poll::Ready(flushed) = self.poll_flush(cx)
+        {
+            return Poll::Ready(if flushed.is_ok() { Heard::Flushed } else { Heard::Gone });
         }
+        loop {
+            match self.inbound.next(self.max_bytes) {
+                Ok(Some(incoming)) => return Poll::Ready(self.heard(incoming)),
+                Ok(None) => {}
+                Err(code) => return Poll::Ready(Heard::Refused(code)),
+            }
+            let mut room = [MaybeUninit::uninit(); READ_BYTES];
+            let mut room = ReadBuf::uninit(&mut room);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
+            if read.is_err() || room.filled().is_empty() {
+                return Poll::Ready(Heard::Gone);
+            }
+            self.inbound.extend(room.filled());
+        }
+    }
+
+    fn heard(&mut self, incoming: Incoming) -> Heard {
+        match incoming {
+            Incoming::Text(text) => Heard::Text(text),
+            Incoming::Binary(bytes) => Heard::Binary(bytes),
+            Incoming::Pong(echo) => Heard::Pong(echo),
+            Incoming::Ping(payload) => {
+                self.unwritten_pongs += 1;
+                if self.unwritten_pongs > MAX_UNWRITTEN_PONGS {
+                    return Heard::Refused(CloseCode::TooSlow);
+                }
+                self.feed(OpCode::Control(Control::Pong), &payload);
+                Heard::Nothing
+            }
+            Incoming::Close(payload) => {
+                self.feed(OpCode::Control(Control::Close), &payload);
+                Heard::Gone
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.out.len() {
+            let Poll::Ready(count) = Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) else {
+                // Who makes us wait has no more of our memory than what waits.
+                self.out.shrink_to_fit();
+                return Poll::Pending;
+            };
+            match count? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.written += count,
+            }
+            self.progressed = true;
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        (self.out, self.written) = (Vec::new(), 0);
+        (self.unflushed, self.unwritten_pongs) = (None, 0);
+        Poll::Ready(Ok(()))
     }
 
     /// Whether the connection has taken bytes since this was asked last: a slow link makes progress, and so neither it nor an
     /// answer to what it still carries is late.
     pub fn made_progress(&mut self, now: Instant) -> bool {
-        let written = self.socket.get_ref().written();
-        if written == self.written || self.unflushed.is_none() {
-            self.written = written;
-            return false;
+        let progressed = std::mem::take(&mut self.progressed) && self.unflushed.is_some();
+        if progressed {
+            self.unflushed = Some(now);
         }
-        self.written = written;
-        self.unflushed = Some(now);
-        true
+        progressed
     }
 
     /// When this is stuck, if no byte is written until then.
@@ -150,15 +189,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub async fn close(&mut self, code: Option<CloseCode>) {
         let _ = timeout(FAREWELL, async {
             if let Some(code) = code {
-                let _ = self.socket.close(Some(code.frame())).await;
+                self.feed(OpCode::Control(Control::Close), &code.payload());
             }
-            // Polled to the end, or the closing handshake stays half done. Then this side closes first, and what the other
+            let _ = poll_fn(|cx| self.poll_flush(cx)).await;
+            // Heard to the end, or the closing handshake stays half done. Then this side closes first, and what the other
             // side still sends is read away: closing over unread bytes is a reset, and the reason would be lost with it.
-            while let Some(Ok(_)) = self.socket.next().await {}
-            let stream = self.socket.get_mut();
-            let _ = stream.shutdown().await;
+            while code.is_some() && !matches!(self.step().await, Heard::Gone | Heard::Refused(_)) {}
+            let _ = self.stream.shutdown().await;
             let mut rest = [0; 512];
-            while let Ok(1..) = stream.read(&mut rest).await {}
+            while let Ok(1..) = self.stream.read(&mut rest).await {}
         })
         .await;
     }

@@ -35,6 +35,14 @@ impl Process {
         command::signal(&self.child, name);
     }
 
+    /// How much memory it has, in KiB.
+    pub fn memory(&self) -> u64 {
+        let process = self.child.id().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// Sends a signal that ends it, and waits for the end.
     pub async fn end(mut self, signal: &str) {
         self.signal(signal);
