@@ -12,7 +12,7 @@ use crate::support::process::Process;
 use crate::support::{Crowd, Place, Table, count, eventually, medians, metric, rounds, usage};
 
 /// So many clients write.
-const WRITERS: u64 = 16;
+const WRITERS: u64 = 8;
 /// What a figure of CPU time is for.
 const FRAMES: f64 = 100_000.0;
 
@@ -39,7 +39,7 @@ pub async fn run() {
     for sockets in [1_000, 10_000].map(count) {
         let mut crowd = Crowd::open(service.address, 1..1 + sockets).await;
         settle(&service).await;
-        for (rows, events) in [(1, count(20_000)), (100, count(100_000))] {
+        for (rows, events) in [(1, count(30_000)), (100, count(100_000))] {
             let pid = service.child.id().unwrap();
             let before = usage::memory(pid) / 1024.0;
             let mut figures = Vec::new();

@@ -59,13 +59,13 @@ pub async fn run() {
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let table =
         Table::new("`writers`: commits/s of one-row updates; a ratio is the median of the rounds' ratios", &columns);
-    let seconds = if is_quick() { "1" } else { "2" };
     for (clients, flush) in [(1, "real"), (8, "real"), (16, "real"), (32, "real"), (MOST, "real"), (MOST, "2 ms")] {
         let delay = if flush == "real" { 0 } else { 2_000 };
         for setting in [format!("commit_delay = {delay}"), "commit_siblings = 0".to_owned()] {
             admin.batch_execute(&format!("alter system set {setting}")).await.unwrap();
         }
         admin.batch_execute("select pg_reload_conf()").await.unwrap();
+        let seconds = if clients < 16 || is_quick() { 1 } else { 2 };
         let mut figures = Vec::new();
         for _ in 0..rounds() {
             let mut round = [0.0; WAYS.len()];
@@ -79,7 +79,7 @@ pub async fn run() {
                     "\\set id random(1, {ROWS})\nupdate public.{} set balance = balance + 1 where id = :id;\n",
                     way.table
                 );
-                *commits = place.pgbench(way.database, &script, clients, &["--time", seconds], way.options).await;
+                *commits = place.commits(way.database, &script, clients, seconds, way.options).await;
                 if at == OURS {
                     settle(&service).await;
                 }
