@@ -4,50 +4,18 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::process::{ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::support::process::{binary, serve, signal};
 use crate::support::socket::Ending;
 use crate::support::{Database, LIMIT, Socket, database, eventually};
-
-/// The binary, without what this process has in its environment.
-pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_parkmate-notifier"));
-    command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in ["DATABASE_URL", "LISTEN", "AUTH", "LOG"] {
-        command.env_remove(format!("NOTIFIER_{name}"));
-    }
-    command
-}
 
 /// Runs to the end: exit code, stdout, stderr.
 async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = timeout(LIMIT, binary().args(arguments).output()).await.expect("it never ended").unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
-/// A running `serve`, its address, and its log.
-pub async fn serve(mut command: Command) -> (Child, std::net::SocketAddr, Lines<BufReader<ChildStderr>>) {
-    let mut child = command.spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-    let address = timeout(LIMIT, async {
-        loop {
-            let line = log.next_line().await.unwrap().expect("it ended");
-            if let Some((_, address)) = line.split_once("serving address=") {
-                break address.trim().parse().unwrap();
-            }
-        }
-    })
-    .await
-    .expect("it never served");
-    (child, address, log)
-}
-
-/// Sends a signal, as `-TERM`.
-pub fn signal(child: &Child, name: &str) {
-    let status = std::process::Command::new("kill").args([name, &child.id().unwrap().to_string()]).status().unwrap();
-    assert!(status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

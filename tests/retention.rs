@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use futures_util::future::join_all;
 use tokio_postgres::Client;
 
-use crate::support::{Database, Service, Socket, eventually};
+use crate::support::{Database, Service, Socket, eventually, process};
 
 /// Notifications of user 8 that were created some time ago.
 const OLD: &str = "create function notifier.old(_age interval, _count int, _message text default 'old') returns void language sql as $$
@@ -282,9 +282,9 @@ async fn a_held_transaction_an_open_select_and_retention_cost_neither_reads_nor_
     database.run("select notifier.old('8 days', 100)").await;
     sweep(&database).await;
     let (owner, name) = (&database.owner, &database.name);
-    let mut serve = crate::command::binary();
+    let mut serve = process::binary();
     serve.args(["serve", "--listen", "127.0.0.1:0", "--auth", "none", "--database-url", &database.url()]);
-    let (child, address, _log): (_, SocketAddr, _) = crate::command::serve(serve).await;
+    let (child, address, _log): (_, SocketAddr, _) = process::serve(serve).await;
     let mut socket = Socket::open(address, "8").await;
     let (_listening, mut heard) = crate::survival::listen(&database).await;
     owner

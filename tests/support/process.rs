@@ -1,26 +1,33 @@
 //! The service as a process of its own, to be killed, stopped and restarted.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 
-use tokio::process::Child;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
 use super::{LIMIT, eventually};
-use crate::command;
 
 /// Killed when dropped.
 pub struct Process {
     pub address: SocketAddr,
-    child: Child,
+    pub child: Child,
 }
 
 impl Process {
     /// Starts one at an address and waits until it listens. Its sockets are told as much as it can be asked to tell.
     pub async fn start(url: &str, address: SocketAddr) -> Self {
-        let mut binary = command::binary();
-        binary.args(["serve", "--database-url", url, "--listen", &address.to_string()]);
-        binary.args(["--auth", "none", "--replay-limit", "200"]);
-        let (child, address, mut log) = command::serve(binary).await;
+        Self::start_with(url, address, &["--replay-limit", "200"]).await
+    }
+
+    /// Starts one with settings of its own and waits until it listens.
+    pub async fn start_with(url: &str, address: SocketAddr, settings: &[&str]) -> Self {
+        let mut binary = binary();
+        binary
+            .args(["serve", "--auth", "none", "--database-url", url, "--listen", &address.to_string()])
+            .args(settings);
+        let (child, address, mut log) = serve(binary).await;
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         let process = Self { address, child };
         eventually("the service listens", || async {
@@ -32,7 +39,7 @@ impl Process {
 
     /// Sends a signal, as `-STOP`.
     pub fn signal(&self, name: &str) {
-        command::signal(&self.child, name);
+        signal(&self.child, name);
     }
 
     /// How much memory it has, in KiB.
@@ -48,6 +55,39 @@ impl Process {
         self.signal(signal);
         timeout(LIMIT, self.child.wait()).await.expect("it never ended").unwrap();
     }
+}
+
+/// The binary, without what this process has in its environment.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parkmate-notifier"));
+    command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for name in ["DATABASE_URL", "LISTEN", "AUTH", "LOG"] {
+        command.env_remove(format!("NOTIFIER_{name}"));
+    }
+    command
+}
+
+/// A running `serve`, its address, and its log.
+pub async fn serve(mut command: Command) -> (Child, SocketAddr, Lines<BufReader<ChildStderr>>) {
+    let mut child = command.spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let address = timeout(LIMIT, async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("it ended");
+            if let Some((_, address)) = line.split_once("serving address=") {
+                break address.trim().parse().unwrap();
+            }
+        }
+    })
+    .await
+    .expect("it never served");
+    (child, address, log)
+}
+
+/// Sends a signal, as `-TERM`.
+pub fn signal(child: &Child, name: &str) {
+    let status = std::process::Command::new("kill").args([name, &child.id().unwrap().to_string()]).status().unwrap();
+    assert!(status.success());
 }
 
 /// Lets this process and those it starts have as many open files as it may.

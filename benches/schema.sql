@@ -1,0 +1,60 @@
+-- The tables that the benches write to.
+
+-- Its rows are told to their users.
+create table public.told (
+  id      bigint generated always as identity primary key,
+  user_id bigint not null,
+  number  bigint not null,
+  filler  text   not null default ''
+);
+
+select notifier.define_event(
+  name      => 'bench.told',
+  source    => 'public.told',
+  operation => 'insert',
+  level     => 'info',
+  message   => 'This is number {number}.',
+  query     => $$ select user_id, number, nullif(filler, '') as filler from new $$);
+
+-- The same row for a plain LISTEN. The trigger that calls the function is made where the size of a payload is known.
+create table public.floor (like public.told including all);
+
+create function public.ring_plainly() returns trigger language plpgsql as $$
+begin
+  perform pg_notify('floor', rpad(new.number::text, tg_argv[0]::integer));
+  return null;
+end
+$$;
+
+-- An application's table, updated row by row: without a trigger, with an event, and with the trigger one finds in handbooks.
+create table public.account (id bigint primary key, user_id bigint not null, balance bigint not null) with (fillfactor = 50);
+create table public.account_told   (like public.account including all) with (fillfactor = 50);
+create table public.account_rung   (like public.account including all) with (fillfactor = 50);
+
+select notifier.define_event(
+  name      => 'bench.balance',
+  source    => 'public.account_told',
+  operation => 'update',
+  level     => 'info',
+  message   => 'Your balance is {balance}.',
+  query     => $$ select user_id, id as account_id, balance from changed where balance is distinct from (was).balance $$);
+
+create table public.outbox (
+  id         bigint generated always as identity primary key,
+  created_at timestamptz not null default clock_timestamp(),
+  user_id    text  not null,
+  data       jsonb not null
+);
+
+create function public.outbox_and_notify() returns trigger language plpgsql as $$
+declare
+  _data constant jsonb := jsonb_build_object('account_id', new.id, 'balance', new.balance);
+begin
+  insert into public.outbox (user_id, data) values (new.user_id, _data);
+  perform pg_notify('plain', json_build_object('user_id', new.user_id, 'event', 'bench.balance', 'level', 'info',
+    'message', 'Your balance is ' || new.balance || '.', 'data', _data)::text);
+  return null;
+end
+$$;
+
+create trigger outbox_and_notify after update on public.account_rung for each row execute function public.outbox_and_notify();
