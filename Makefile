@@ -1,7 +1,7 @@
 # What a person can do here; `make help` lists it.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-rust test-conformance test-browser torture lint schema screenshot prerequisites
+.PHONY: help run test test-rust test-conformance test-browser torture bench-peers lint schema screenshot prerequisites
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -39,6 +39,12 @@ torture: ## every fault for longer and with more of everything; ends with the ta
 	@table=$$(mktemp); \
 	TORTURE=1 TORTURE_TABLE=$$table cargo test --locked -- faults:: failover:: retention:: --nocapture --test-threads=2; result=$$?; \
 	cat tests/support/checker/table.txt; sort $$table; rm -f $$table; exit $$result
+
+bench-peers: ## Django Channels, Node ws, socket.io and uWebSockets.js at the same work, in five minutes
+	@scripts/prerequisites postgres
+	@scripts/prerequisites node npm python3 redis || true
+	@benches/peers/install
+	ulimit -n $$(ulimit -Hn); cargo bench --locked --bench peers
 
 schema: ## write docs/schema.txt anew after a change of migrations/ or sql/functions/
 	UPDATE_SCHEMA=1 cargo test --locked schema_dump
