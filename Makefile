@@ -1,7 +1,7 @@
 # What a person can do here; `make help` lists it.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-rust test-conformance test-browser torture bench lint schema screenshot prerequisites
+.PHONY: help run test test-rust test-conformance test-browser torture bench bench-own bench-peers lint schema screenshot prerequisites
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -40,9 +40,17 @@ torture: ## every fault for longer and with more of everything; ends with the ta
 	TORTURE=1 TORTURE_TABLE=$$table cargo test --locked -- faults:: failover:: retention:: --nocapture --test-threads=2; result=$$?; \
 	cat tests/support/checker/table.txt; sort $$table; rm -f $$table; exit $$result
 
-bench: ## what it costs and how fast it is, as the tables of docs/performance.md; BENCH_QUICK=1 only sees that they run
+bench: bench-own bench-peers ## what it costs and how fast it is, as the tables of docs/performance.md, in 15 minutes
+
+bench-own: ## without the others; BENCH_QUICK=1 only sees that it runs
 	@scripts/prerequisites postgres
 	cargo bench --locked --bench bench
+
+bench-peers: ## Django Channels, Node ws, socket.io and uWebSockets.js at the same work, in five minutes
+	@scripts/prerequisites postgres
+	@scripts/prerequisites node npm python3 redis || true
+	@benches/peers/install
+	ulimit -n $$(ulimit -Hn); cargo bench --locked --bench peers
 
 schema: ## write docs/schema.txt anew after a change of migrations/ or sql/functions/
 	UPDATE_SCHEMA=1 cargo test --locked schema_dump
