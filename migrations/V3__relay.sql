@@ -4,6 +4,7 @@
 -- beside this one can no longer lead, and reads on by itself.
 drop function if exists notifier.lead();
 drop function if exists notifier.stream(pg_snapshot);
+drop function if exists notifier.change_tables(text, text);
 
 alter table notifier.progress
   add column generation bigint not null default 0;          -- of the relay: one more with each that takes over

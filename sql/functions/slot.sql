@@ -3,5 +3,5 @@
 --   returns  0..15; the table's check constraint says the same
 -- Used by: notifier.record, notifier.work, notifier.opened.
 create or replace function notifier.slot(_at timestamptz) returns smallint
-language sql immutable parallel safe
+language sql stable parallel safe   -- as immutable, which extract is not, it would not be inlined
 return (floor(extract(epoch from slot._at) / 86400)::bigint % 16)::smallint;

@@ -86,12 +86,12 @@ begin
           select s.* from %2$s s where (%4$s) in (select %5$s from fresh k)
         )
 %9$s;
+        if _refused > 0 then
+          select * into _users, _messages, _data from notifier.refuse(%1$L, _refused, _users, _messages, _data);
+        end if;
         if _users is not null then
           perform notifier.record(%1$L, %10$L, _users, _messages, _data,
             case when isfinite(_set.until) then _set.until end);
-        end if;
-        if _refused > 0 then
-          perform notifier.keep_fault(%1$L, '22001', _refused || ' rows with a user_id that is empty or longer than 255 bytes');
         end if;
       end loop;
 

@@ -1,5 +1,5 @@
--- notifier.told_select: the statement that evaluates an event: three arrays, one element for each notification, and how many
--- rows were left out because their user_id is empty or longer than 255 bytes, which no index could hold.
+-- notifier.told_select: the statement that evaluates an event: three arrays, one element for each notification, and how many of
+-- them notifier.refuse is to leave out. (Filters here would be set up for each write.)
 --   _with      common table expressions the query reads, or empty
 --   _into      ' into a, b, c, d' where plpgsql wants it, or empty
 --   _d         the event
@@ -9,11 +9,11 @@ create or replace function notifier.told_select(_with text, _into text, _d notif
 language sql stable
 return
   case when told_select._with = '' then '' else 'with ' || told_select._with || E'\n' end
-  || 'select array_agg(q.user_id::text) filter (where octet_length(q.user_id::text) between 1 and 255) as users, array_agg('
+  || 'select array_agg(q.user_id::text) as users, array_agg('
   || notifier.message_expression((told_select._d).name, (told_select._d).message, (told_select._d).columns)
-  || ') filter (where octet_length(q.user_id::text) between 1 and 255) as messages, array_agg('
+  || ') as messages, array_agg('
   || notifier.data_expression((told_select._d).columns)
-  || ') filter (where octet_length(q.user_id::text) between 1 and 255) as data'
+  || ') as data'
   || ', count(*) filter (where octet_length(q.user_id::text) not between 1 and 255) as refused' || told_select._into
   -- The line break after the query makes a comment at its end harmless.
   || E'\nfrom (\n' || (told_select._d).query || E'\n) q where q.user_id is not null';

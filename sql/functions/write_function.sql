@@ -31,7 +31,9 @@ begin
   begin
     _users := null;
     _refused := 0;
-    if _rows <= 32 then
+    if _rows = 1 then
+%5$s;
+    elsif _rows <= 32 then
 %2$s;
     else
       execute %3$L into _users, _messages, _data, _refused;
@@ -41,14 +43,16 @@ begin
     _users := null;
     perform notifier.keep_fault(%1$L, sqlstate, sqlerrm);
   end;
+  if _refused > 0 then
+    select * into _users, _messages, _data from notifier.refuse(%1$L, _refused, _users, _messages, _data);
+  end if;
   if _users is not null then
     perform notifier.record(%1$L, %4$L, _users, _messages, _data);
   end if;
-  if _refused > 0 then
-    perform notifier.keep_fault(%1$L, '22001', _refused || ' rows with a user_id that is empty or longer than 255 bytes');
-  end if;
 $part$, _d.name, notifier.told_select(_tables, E'\ninto _users, _messages, _data, _refused', _d),
-        notifier.told_select(_tables, '', _d), _d.level);
+        notifier.told_select(_tables, '', _d), _d.level,
+        notifier.told_select(notifier.change_tables(write_function._operation, _d.operation, true),
+          E'\ninto _users, _messages, _data, _refused', _d));
 
     elsif notifier.key_text(_d.source, 'list') is not null then
       -- (Without a primary key, which it had when it was defined, its rows could not be found again.)
