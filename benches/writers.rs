@@ -65,7 +65,7 @@ pub async fn run() {
             admin.batch_execute(&format!("alter system set {setting}")).await.unwrap();
         }
         admin.batch_execute("select pg_reload_conf()").await.unwrap();
-        let seconds = if clients < 16 || is_quick() { 1 } else { 2 };
+        let seconds = 1;
         let mut figures = Vec::new();
         for _ in 0..rounds() {
             let mut round = [0.0; WAYS.len()];

@@ -29,16 +29,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SAMPLE: Duration = Duration::from_millis(100);
 /// Below so many notifications a second nobody needs to look.
 const CALM_RATE: f64 = 20.0;
-/// A line of so many, seen twice running, makes it busy. Two of four writers now and then are chance.
-const LINE: u64 = 2;
+/// A line of so many, seen twice running, makes it busy. Two now and then are chance.
+const LINE: u64 = 3;
 /// So many notifications a second make it busy even where nobody stands in line: one NOTIFY for many costs Postgres less.
 const BUSY_RATE: f64 = 3_000.0;
-/// The pause between two reads in busy mode: what it adds to latency, and what makes a NOTIFY carry many. ...
-const PAUSE: Duration = Duration::from_millis(8);
-/// ... It is shorter, down to this, ...
-const MIN_PAUSE: Duration = Duration::from_millis(2);
-/// ... where so many come in less time: a NOTIFY holds some thirty.
-const ENOUGH: f64 = 60.0;
+/// The pause between two reads in busy mode: what it adds to latency, and what makes a NOTIFY carry many.
+const PAUSE: Duration = Duration::from_millis(4);
 /// It grows to this while nothing is found.
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// It is quiet again after so long below half the rate that made it busy ...
@@ -193,11 +189,7 @@ impl<'a> Lead<'a> {
                 }
                 // Somebody's long transaction is not asked about every few milliseconds.
                 let most = if self.mode == Mode::Busy { MAX_PAUSE } else { INTERVAL };
-                self.pause = if found > 0 {
-                    PAUSE.min(MIN_PAUSE.max(Duration::from_secs_f64(ENOUGH / self.so_far().max(1.0))))
-                } else {
-                    most.min(self.pause * 2)
-                };
+                self.pause = if found > 0 { PAUSE } else { most.min(self.pause * 2) };
                 sleep(self.pause).await;
             }
         }

@@ -78,9 +78,9 @@ impl Place {
     /// Transactions a second of so many clients of pgbench, in so many seconds after a first one: in that each session reads its
     /// catalogs and plans, which takes it some thirty times as long as a commit.
     pub async fn commits(&self, database: &str, script: &str, clients: u64, seconds: u64, options: &str) -> f64 {
-        let time = (seconds + 1).to_string();
+        let time = (seconds + 2).to_string();
         let said = self.pgbench(database, script, clients, &["--progress", "1", "--time", &time], options).await;
-        let lines = said.lines().filter(|line| line.starts_with("progress: ")).skip(1);
+        let lines = said.lines().filter(|line| line.starts_with("progress: ")).skip(2);
         let rates: Vec<f64> = lines.map(|line| line.split(' ').nth(3).unwrap().parse().unwrap()).collect();
         // Without any, connecting alone took the time.
         if rates.is_empty() { 0.0 } else { rates.iter().sum::<f64>() / rates.len() as f64 }

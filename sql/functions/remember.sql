@@ -3,9 +3,10 @@
 --   _epochs, _positions, _told      a cursor each; of another epoch than the present one it is ignored
 -- Used by: the confirmations (src/confirmations.rs).
 create or replace function notifier.remember(_users text[], _devices text[], _epochs text[], _positions text[], _told text[]) returns void
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-begin atomic
+language plpgsql volatile security definer   -- which keeps its plans
+set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
   insert into notifier.device as d (user_id, device, epoch, position, told)
   select r.user_id, r.device, e.number, r.position, r.told::bigint[]
   from unnest(remember._users, remember._devices, remember._epochs, remember._positions::pg_snapshot[], remember._told)
@@ -24,4 +25,5 @@ begin atomic
     select x.device from notifier.device x where x.user_id = u.user_id order by x.seen_at desc offset 50 for update skip locked
   ) o
   where d.user_id = u.user_id and d.device = o.device;
-end;
+end
+$$;
