@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 use crate::support::place::settle;
-use crate::support::{Place, Table, is_quick, median, medians, rounds};
+use crate::support::{Place, Table, median, medians, rounds};
 
 /// How many rows each table has: too few and writers wait for each other's.
 const ROWS: u64 = 100_000;

@@ -75,7 +75,7 @@ impl Place {
         usage::cpu_of_family(self.postmaster)
     }
 
-    /// Transactions a second of so many clients of pgbench, in so many seconds after a first one: in that each session reads its
+    /// Transactions a second of so many clients of pgbench, in so many seconds after the first two: in those each session reads its
     /// catalogs and plans, which takes it some thirty times as long as a commit.
     pub async fn commits(&self, database: &str, script: &str, clients: u64, seconds: u64, options: &str) -> f64 {
         let time = (seconds + 2).to_string();
