@@ -1,7 +1,7 @@
 //! Notes in the database what reached a socket, in batches: one statement for what many sockets confirmed within a moment.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -175,6 +175,7 @@ impl Confirmations {
         while !delivered.is_empty() {
             let rest = delivered.len().saturating_sub(BATCH);
             let (new, locked) = store.confirm(delivered[rest..].iter().map(|(row, _)| row)).await?;
+            let locked = HashSet::<_>::from_iter(locked);
             metrics.confirmed.inc_by(new.unsigned_abs());
             for (row, _) in delivered[rest..].iter().filter(|(row, _)| row.live && !locked.contains(&row.id)) {
                 metrics.commit_to_confirmed.observe(metrics.clock.age(row.created));

@@ -68,6 +68,16 @@ pub struct Listener {
     pub metrics: Arc<Metrics>,
 }
 
+/// Whether something stood on the channel that could not be decoded. Until a read that began after it has ended well, the position
+/// moves by reads alone.
+#[derive(Clone, Copy, PartialEq)]
+enum Garbled {
+    No,
+    Yes,
+    /// The read is under way.
+    Asked,
+}
+
 type Look = Pin<Box<dyn Future<Output = Result<Head>> + Send>>;
 
 impl Listener {
@@ -128,7 +138,7 @@ impl Listener {
         let mut heard = Instant::now();
         let mut silent = false;
         let mut wanted = false;
-        let mut doubtful = false;
+        let mut garbled = Garbled::No;
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -147,7 +157,7 @@ impl Listener {
                         if let Some(stretch) = stretch {
                             (heard, asked) = (Instant::now(), false);
                             // What could not be decoded stood before it, perhaps: then the read comes first.
-                            if !doubtful {
+                            if garbled == Garbled::No {
                                 self.registry.follow(&stretch);
                             }
                         }
@@ -164,7 +174,7 @@ impl Listener {
                         // Its text may be anybody's, and the error quotes it. If it was one of ours, the read finds the row.
                         warn!(kind = ?error.classify(), column = error.column(), "malformed payload on the channel, ignored");
                         self.metrics.malformed_payloads.inc();
-                        (wanted, doubtful) = (true, true);
+                        (wanted, garbled) = (true, Garbled::Yes);
                     }
                 },
                 Some(looked) = OptionFuture::from(look.as_mut()) => {
@@ -180,7 +190,10 @@ impl Listener {
                                 wanted = true;
                             }
                             (looked_at, gather) = (Instant::now(), GATHER_LIMIT);
-                            self.metrics.clock.set(head.now);
+                            if garbled == Garbled::Asked {
+                                garbled = Garbled::No;
+                            }
+                            self.metrics.clock.set(head.now + head.at.elapsed().as_secs_f64());
                             self.metrics.notify_queue.set(head.queue);
                             self.metrics.faults.set(head.faults);
                             self.metrics.position_moved();
@@ -192,6 +205,9 @@ impl Listener {
                         // The position has not moved: the next look reads the same again.
                         Err(error) => {
                             warn!(error = format!("{error:#}"), "reading the stream failed");
+                            if garbled == Garbled::Asked {
+                                garbled = Garbled::Yes;
+                            }
                             gather = (gather * 2).min(60 * GATHER_LIMIT);
                         }
                     }
@@ -210,7 +226,10 @@ impl Listener {
             wanted |= tick && look.is_none();
             if wanted && look.is_none() {
                 look = Some(self.look(gather));
-                (wanted, doubtful) = (false, false);
+                wanted = false;
+                if garbled == Garbled::Yes {
+                    garbled = Garbled::Asked;
+                }
             }
             if tick && looked_at.elapsed() > LOOK_LIMIT {
                 let why = format!("the database has not answered a read for {} s", looked_at.elapsed().as_secs());

@@ -290,7 +290,8 @@ impl Frames {
             return self.of(levels, event, level);
         }
         let events = &mut *self.events.write().unwrap_or_else(PoisonError::into_inner);
-        let known = events.contains_key(event) || (events.len() < MAX_EVENTS && is_name(event));
+        let named = events.len() - usize::from(events.contains_key(OTHER));
+        let known = events.contains_key(event) || (named < MAX_EVENTS && is_name(event));
         let event = if known { event } else { OTHER };
         self.of(events.entry(event.into()).or_default(), event, level)
     }

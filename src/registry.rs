@@ -268,8 +268,9 @@ impl Registry {
     /// How long the notification waits, in seconds, that a socket here was handed (it is in its mailbox, or written) and has not
     /// confirmed for longest; for none longer than since it opened. `age` is how old something is that was created at a time.
     pub fn undelivered_age(&self, age: impl Fn(i64) -> f64) -> f64 {
-        let inner = self.lock();
-        let owing = inner.users.values().flatten().filter_map(|mailbox| Some((mailbox, mailbox.owes()?)));
+        // Looked at one by one outside of the lock: nobody is kept from publishing.
+        let mailboxes: Vec<_> = self.lock().users.values().flatten().cloned().collect();
+        let owing = mailboxes.iter().filter_map(|mailbox| Some((mailbox, mailbox.owes()?)));
         owing.map(|(mailbox, created)| age(created).min(mailbox.opened.elapsed().as_secs_f64())).fold(0.0, f64::max)
     }
 

@@ -25,10 +25,10 @@ use crate::store::{Doorbell, Link, Store};
 
 /// How often the relay beats, and how often the others try to become it.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often it looks, while it is quiet and there are writes, whether writers stand in line.
+/// How often it looks, while writers NOTIFY and there are any, whether they stand in line.
 const SAMPLE: Duration = Duration::from_millis(100);
-/// Below so many notifications a second nobody needs to look.
-const CALM_RATE: f64 = 20.0;
+/// A look reads all locks of the server. Where there are so many that it takes long, the next waits so many times as long.
+const SAMPLE_REST: u32 = 50;
 /// A line of so many, seen twice running, makes it busy. Two now and then are chance.
 const LINE: u64 = 3;
 /// So many notifications a second make it busy even where nobody stands in line: one NOTIFY for many costs Postgres less.
@@ -57,7 +57,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Is the relay, or waits to be, until `stop`. Its connection and with it the locks are gone when this returns.
+    /// Is the relay, or waits to be, until `stop`. Its connection is gone when this returns, and the locks as soon as the server
+    /// notices.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let ended = tokio::select! {
@@ -134,6 +135,8 @@ struct Lead<'a> {
     counted_at: Instant,
     /// How often running a line was seen.
     lines: u32,
+    /// When to look for one again.
+    sample_at: Instant,
     /// Below this rate it is calm.
     calm_rate: f64,
     /// How long it has to be.
@@ -161,6 +164,7 @@ impl<'a> Lead<'a> {
             counted: relay.metrics.published.get(),
             counted_at: now,
             lines: 0,
+            sample_at: now,
             calm_rate: f64::INFINITY,
             calm: Duration::ZERO,
             calm_since: None,
@@ -176,24 +180,30 @@ impl<'a> Lead<'a> {
         match self.mode {
             Mode::Quiet => {
                 sleep(SAMPLE).await;
-                self.look_at_line().await?;
+                self.look_at_line().await
             }
-            Mode::Silent => sleep(INTERVAL).await,
-            Mode::Busy | Mode::Settling(_) => {
+            Mode::Silent => {
+                sleep(INTERVAL).await;
+                Ok(())
+            }
+            Mode::Busy => {
                 let found = self.pass_on().await?;
-                if let Mode::Settling(barrier) = self.mode
-                    && self.read.position.is_past(barrier)
-                {
+                self.pause = if found > 0 { PAUSE } else { MAX_PAUSE.min(self.pause * 2) };
+                sleep(self.pause).await;
+                Ok(())
+            }
+            Mode::Settling(barrier) => {
+                self.pass_on().await?;
+                if self.read.position.is_past(barrier) {
                     self.enter(Mode::Quiet);
                     return Ok(());
                 }
-                // Somebody's long transaction is not asked about every few milliseconds.
-                let most = if self.mode == Mode::Busy { MAX_PAUSE } else { INTERVAL };
-                self.pause = if found > 0 { PAUSE } else { most.min(self.pause * 2) };
+                // Somebody's transaction may go on for hours: others write meanwhile, and most of what is read they announce.
+                self.pause = SAMPLE.min(self.pause * 2);
                 sleep(self.pause).await;
+                self.look_at_line().await
             }
         }
-        Ok(())
     }
 
     /// Once a second: a beat, which also keeps the session from being idle and so the locks, and a look whether the mode still fits.
@@ -217,15 +227,16 @@ impl<'a> Lead<'a> {
             Mode::Quiet | Mode::Settling(_)
                 if self.doorbell == Doorbell::Off || (self.doorbell == Doorbell::Auto && rate >= BUSY_RATE) =>
             {
-                self.become_busy(rate).await?;
+                // Whoever is told to be busy goes back when told otherwise, whatever the rate.
+                let calm = if self.doorbell == Doorbell::Off { f64::INFINITY } else { rate / 2.0 };
+                self.become_busy(calm).await?;
             }
             Mode::Quiet | Mode::Settling(_) => {}
             Mode::Busy if self.doorbell == Doorbell::Off => {}
             Mode::Busy => {
-                let calm = rate < self.calm_rate || self.doorbell == Doorbell::On;
-                let since = calm.then(|| self.calm_since.unwrap_or_else(Instant::now));
+                let since = (rate < self.calm_rate).then(|| self.calm_since.unwrap_or_else(Instant::now));
                 self.calm_since = since;
-                if since.is_some_and(|since| since.elapsed() >= self.calm) {
+                if self.doorbell == Doorbell::On || since.is_some_and(|since| since.elapsed() >= self.calm) {
                     self.become_quiet().await?;
                 }
             }
@@ -235,20 +246,23 @@ impl<'a> Lead<'a> {
 
     /// Whether writers stand in line to commit behind one that has NOTIFYed.
     async fn look_at_line(&mut self) -> Result<()> {
-        if self.doorbell != Doorbell::Auto || self.so_far() < CALM_RATE {
-            self.lines = 0;
+        if self.doorbell != Doorbell::Auto || Instant::now() < self.sample_at || self.so_far() == 0.0 {
             return Ok(());
         }
+        let asked = Instant::now();
         self.lines = if self.link.committing().await? >= LINE { self.lines + 1 } else { 0 };
+        self.sample_at = asked + SAMPLE.max(asked.elapsed() * SAMPLE_REST);
         if self.lines >= 2 {
-            let rate = self.so_far();
-            self.become_busy(rate).await?;
+            // Where the disk is slow it takes few to stand in line.
+            let calm = self.so_far() / 2.0;
+            self.become_busy(calm).await?;
         }
         Ok(())
     }
 
     /// The bell comes down when it has begun to read: what nobody announced from then on, it finds.
-    async fn become_busy(&mut self, rate: f64) -> Result<()> {
+    /// It ends below the rate `calm`.
+    async fn become_busy(&mut self, calm: f64) -> Result<()> {
         if self.mode == Mode::Quiet {
             // All that is visible here was announced by its writers.
             let position = self.link.position().await?;
@@ -257,7 +271,7 @@ impl<'a> Lead<'a> {
         }
         self.enter(Mode::Busy);
         self.link.take_down_bell().await?;
-        self.calm_rate = rate.clamp(2.0 * CALM_RATE, BUSY_RATE) / 2.0;
+        self.calm_rate = if calm.is_finite() { calm.clamp(1.0, BUSY_RATE / 2.0) } else { calm };
         // It was quiet for a moment only: longer next time.
         let lasted = self.quiet_since.elapsed() >= MAX_CALM;
         self.calm = if lasted { CALM } else { MAX_CALM.min(self.calm * 2).max(CALM) };
@@ -273,6 +287,9 @@ impl<'a> Lead<'a> {
             self.enter(Mode::Settling(barrier));
             self.quiet_since = Instant::now();
             self.lines = 0;
+        } else {
+            // The lock may have been granted in the moment in which it was given up.
+            self.link.take_down_bell().await?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::Object;
@@ -104,8 +104,10 @@ pub struct Head {
     pub queue: f64,
     /// How many faults of events were ever kept.
     pub faults: i64,
-    /// The database's clock, in seconds since 1970.
+    /// The database's clock, in seconds since 1970, ...
     pub now: f64,
+    /// ... as it was here.
+    pub at: Instant,
 }
 
 /// The database has begun another epoch: nothing may be read on in the old one.
@@ -236,6 +238,7 @@ impl Store {
             queue: head.try_get(6)?,
             faults: head.try_get(7)?,
             now: head.try_get(8)?,
+            at: Instant::now(),
         };
         if head.epoch != after.epoch {
             bail!(OtherEpoch(head.epoch));

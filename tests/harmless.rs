@@ -54,6 +54,7 @@ async fn a_lock_on_a_table_of_ours_neither_stops_a_write_nor_loses_its_notificat
         format!("notifier.notification_{leaf}"),
         "notifier.timer".to_owned(),
         "notifier.fault_record".to_owned(),
+        "notifier.setting".to_owned(),
         "notifier.spill in row exclusive mode; lock table notifier.definition, notifier.fired, notifier.backfill"
             .to_owned(),
     ] {

@@ -1,7 +1,9 @@
 //! The relay: when writers NOTIFY and when it tells for them, what it says on the channel, and that one of yesterday says nothing.
 
 use serde_json::Value;
+use tokio::task::JoinSet;
 
+use crate::support::checker::Place;
 use crate::support::server::Server;
 use crate::support::{Database, Service, Socket, database, eventually};
 use crate::survival::listen;
@@ -85,7 +87,8 @@ async fn the_relay_follows_the_databases_setting_of_the_doorbell() {
     eventually("writers announce again", || service.is_announced_to()).await;
     eventually("they find the bell", || async { rung().await.get(0) }).await;
     service.stop().await;
-    assert!(!rung().await.get::<_, bool>(0), "nobody is there to hear it");
+    eventually("they find no bell, since nobody is there to hear it", || async { !rung().await.get::<_, bool>(0) })
+        .await;
     set_doorbell(&database, "on").await;
     assert!(rung().await.get::<_, bool>(0), "they announce whether somebody asks or not");
 }
@@ -97,7 +100,30 @@ async fn writers_that_stand_in_line_make_the_relay_busy_and_calm_makes_it_quiet(
     let place = server.place();
     let service = Service::at(&place.url("parkmate")).await;
     eventually("writers announce", || service.is_announced_to()).await;
-    let mut writers = tokio::task::JoinSet::new();
+    let mut writers = stand_in_line(&place).await;
+    eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
+    writers.shutdown().await;
+    eventually("writers announce again", || service.is_announced_to()).await;
+}
+
+/// Somebody's long transaction keeps the relay from knowing that nobody writes silently any more. It looks at the line all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_transaction_does_not_keep_the_relay_from_the_line() {
+    let server = Server::start(&["fsync = on", "commit_delay = 20000", "commit_siblings = 0"]).await;
+    let place = server.place();
+    let long = database::connect(&place.url("parking_app")).await;
+    long.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    let service = Service::at(&place.url("parkmate")).await;
+    eventually("writers announce", || service.is_announced_to()).await;
+    let writers = stand_in_line(&place).await;
+    eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
+    drop(writers);
+    long.batch_execute("commit").await.unwrap();
+}
+
+/// Eight writers that renew bookings for ever.
+async fn stand_in_line(place: &Place) -> JoinSet<()> {
+    let mut writers = JoinSet::new();
     for _ in 0..8 {
         let app = database::connect(&place.url("parking_app")).await;
         writers.spawn(async move {
@@ -108,9 +134,7 @@ async fn writers_that_stand_in_line_make_the_relay_busy_and_calm_makes_it_quiet(
             }
         });
     }
-    eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
-    writers.shutdown().await;
-    eventually("writers announce again", || service.is_announced_to()).await;
+    writers
 }
 
 /// Whatever an advisory lock says: a relay of another generation says nothing, and steps down.
@@ -138,11 +162,12 @@ async fn a_relay_of_yesterday_is_fenced_off() {
         let refused = old.query(speak, &[]).await.unwrap_err();
         assert_eq!(refused.as_db_error().unwrap().message(), "another instance is the relay", "{speak}");
     }
+    database.run("select pg_notify(value, 'mark') from notifier.setting where name = 'channel'").await;
+    assert_eq!(heard.recv().await.unwrap(), "mark", "what was refused said nothing");
     database.run("select notifier.new_epoch()").await;
     let pass_on = pass_on.replace(&format!("on({generation},"), &format!("on({},", generation + 1));
     let refused = old.query(&pass_on, &[]).await.unwrap_err();
     assert_eq!(refused.as_db_error().unwrap().message(), "another epoch has begun");
-    database.run("select pg_notify(value, 'mark') from notifier.setting where name = 'channel'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

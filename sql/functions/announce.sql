@@ -2,7 +2,8 @@
 --   _payloads   JSON texts of at most 7,999 bytes: NOTIFY refuses 8,000, and the whole transaction with it
 -- Used by: notifier.record, notifier.arm.
 create or replace function notifier.announce(_payloads text[]) returns void
-language plpgsql as $$
+language plpgsql
+set lock_timeout = '50ms' as $$   -- for notifier.setting, which notifier.reserve did not lock
 begin
   perform pg_notify(s.value, p.payload)
   from notifier.setting s, unnest(announce._payloads) as p(payload)

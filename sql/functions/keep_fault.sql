@@ -1,7 +1,7 @@
 -- notifier.keep_fault: remember that an event failed, at most once for each event and transaction, and never fail itself.
 --   _event, _sqlstate, _message   what failed, and how Postgres said it
 --   _rearm     whether timers may be missing now: then the service looks at the event's rows again
--- Used by: the generated functions, in their exception handlers, and notifier.work.
+-- Used by: the generated functions, in their exception handlers, notifier.refuse and notifier.work.
 create or replace function notifier.keep_fault(_event text, _sqlstate text, _message text, _rearm boolean default false) returns void
 language plpgsql
 -- The application has waited for us once already, or is about to: a fault is not worth another wait.

@@ -31,9 +31,7 @@ begin
   begin
     _users := null;
     _refused := 0;
-    if _rows = 1 then
-%5$s;
-    elsif _rows <= 32 then
+    if %5$s_rows <= 32 then
 %2$s;
     else
       execute %3$L into _users, _messages, _data, _refused;
@@ -51,8 +49,10 @@ begin
   end if;
 $part$, _d.name, notifier.told_select(_tables, E'\ninto _users, _messages, _data, _refused', _d),
         notifier.told_select(_tables, '', _d), _d.level,
-        notifier.told_select(notifier.change_tables(write_function._operation, _d.operation, true),
-          E'\ninto _users, _messages, _data, _refused', _d));
+        case when write_function._operation = 'update' then
+          format(E'_rows = 1 then\n%s;\n    elsif ', notifier.told_select(
+            notifier.change_tables('update', _d.operation, true), E'\ninto _users, _messages, _data, _refused', _d))
+        end);
 
     elsif notifier.key_text(_d.source, 'list') is not null then
       -- (Without a primary key, which it had when it was defined, its rows could not be found again.)
