@@ -119,7 +119,7 @@ pub async fn run() {
             _ => Some(Crowd::open(service.address, USERS + 1..USERS + 1 + idle).await),
         };
         settle(&service).await;
-        for (per_second, writers, seconds) in [(10.0, 1, 3.0), (200.0, 4, 4.0), (2000.0, 16, 3.0)] {
+        for (per_second, writers, seconds) in [(10.0, 1, 3.0), (200.0, 4, 3.0), (2000.0, 16, 2.0)] {
             if idle > 0 && per_second < 100.0 {
                 continue;
             }

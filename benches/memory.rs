@@ -18,8 +18,8 @@ pub const FLOOR: &str = "floor";
 /// So many sockets are measured, in one process one after the other.
 const LEVELS: [u64; 3] = [1_000, 5_000, 10_000];
 /// So many clients stop reading, and each of their users is told so many notifications of so many bytes.
-const STUCK: u64 = 20;
-const TOLD: u64 = 2_000;
+const STUCK: u64 = 100;
+const TOLD: u64 = 500;
 const BYTES: u64 = 1_000;
 
 pub async fn run() {

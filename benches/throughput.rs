@@ -39,7 +39,7 @@ pub async fn run() {
     for sockets in [1_000, 10_000].map(count) {
         let mut crowd = Crowd::open(service.address, 1..1 + sockets).await;
         settle(&service).await;
-        for (rows, events) in [(1, count(30_000)), (100, count(100_000))] {
+        for (rows, events) in [(1, count(20_000)), (100, count(60_000))] {
             let pid = service.child.id().unwrap();
             let before = usage::memory(pid) / 1024.0;
             let mut figures = Vec::new();

@@ -71,7 +71,7 @@ pub async fn run() {
             let mut round = [0.0; WAYS.len()];
             for (at, (way, commits)) in WAYS.iter().zip(&mut round).enumerate() {
                 // Two ways so alike differ, if at all, where many write.
-                if at == STOPPED && clients < 32 {
+                if at == STOPPED && clients < MOST {
                     *commits = f64::NAN;
                     continue;
                 }
