@@ -37,6 +37,8 @@ const BUSY_RATE: f64 = 3_000.0;
 const PAUSE: Duration = Duration::from_millis(4);
 /// It grows to this while nothing is found.
 const MAX_PAUSE: Duration = Duration::from_millis(20);
+/// For so long it tells for those who looked before the bell hung.
+const SETTLING: Duration = Duration::from_secs(2);
 /// It is quiet again after so long below half the rate that made it busy ...
 const CALM: Duration = Duration::from_secs(3);
 /// ... and after twice as long each time that did not last for a minute, up to this.
@@ -107,9 +109,9 @@ impl Relay {
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Mode {
-    /// The bell hangs, and all who looked before have ended.
+    /// The bell hangs.
     Quiet,
-    /// The bell hangs, and they have not: what they commit is told for them until all before this transaction have ended.
+    /// It hangs, and who looked before may be silent: what they commit is told for them until all before this transaction have ended.
     Settling(u64),
     /// The bell does not hang.
     Busy,
@@ -198,10 +200,15 @@ impl<'a> Lead<'a> {
                     self.enter(Mode::Quiet);
                     return Ok(());
                 }
-                // Somebody's transaction may go on for hours: others write meanwhile, and most of what is read they announce.
+                // Somebody's transaction may go on for hours, and most of what is read here its writers have announced. Who was
+                // silent and takes so long is found by each instance's own read.
+                if self.quiet_since.elapsed() >= SETTLING {
+                    self.enter(Mode::Quiet);
+                    return Ok(());
+                }
                 self.pause = SAMPLE.min(self.pause * 2);
                 sleep(self.pause).await;
-                self.look_at_line().await
+                Ok(())
             }
         }
     }
@@ -264,7 +271,7 @@ impl<'a> Lead<'a> {
     /// It ends below the rate `calm`.
     async fn become_busy(&mut self, calm: f64) -> Result<()> {
         if self.mode == Mode::Quiet {
-            // All that is visible here was announced by its writers.
+            // All that is visible here was announced by its writers, or is for each instance's own read.
             let position = self.link.position().await?;
             self.told = position.clone();
             self.read = Arc::new(Cursor::new(self.relay.registry.position().epoch, position));

@@ -66,10 +66,12 @@ async fn a_restored_database_goes_on_and_tells_no_old_row_again() {
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
     let superuser = database.superuser().await;
-    // As a dump and its restore into a younger cluster leave it.
+    // As a dump and its restore into a younger cluster leave it. Nobody reads it before the service has to connect anew.
     superuser
         .batch_execute(
-            "insert into notifier.notification (slot, xid, user_id, event, level, message, data, created_at)
+            "begin;
+             lock table notifier.epoch;
+             insert into notifier.notification (slot, xid, user_id, event, level, message, data, created_at)
              select notifier.slot(now()), (pg_current_xact_id()::text::bigint + 5000000)::text::xid8, '8', 'e', 'info', 'old ' || n, '{}', now()
              from generate_series(1, 5) n;
              update notifier.epoch set system_identifier = 1;
@@ -85,7 +87,8 @@ async fn a_restored_database_goes_on_and_tells_no_old_row_again() {
     superuser
         .batch_execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
-             and application_name = 'parkmate-notifier'",
+             and application_name = 'parkmate-notifier';
+             commit",
         )
         .await
         .unwrap();

@@ -124,14 +124,14 @@ async fn an_open_select_delays_a_leaf_and_no_writer() {
     let database = Database::new().await;
     database.run(OLD).await;
     database.run("select notifier.old('8 days', 200)").await;
-    let service = Service::on(&database).await;
-    sweep(&database).await;
-    let mut socket = Socket::open(service.address, "8").await;
     let reader = database.superuser().await;
     reader
         .batch_execute("begin isolation level repeatable read; select count(*) from notifier.notification")
         .await
         .unwrap();
+    let service = Service::on(&database).await;
+    sweep(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
 
     let writers = [database.another_app().await, database.another_app().await];
     let writing = tokio::spawn(async move {

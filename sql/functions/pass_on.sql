@@ -4,7 +4,7 @@
 --   _epoch        the epoch of the positions
 --   _told         up to where the relay has told, with rows
 --   _read         up to where it has read: newer than _told when nothing was found since
---   returns       one row: the new position, and how many rows are new (1,001 stands for more)
+--   returns       one row: the new position, and how many rows are new (251 stands for more)
 --   raises        55000 when another instance is the relay, or another epoch has begun
 -- NOTIFYs arrays of payloads, and last in the same transaction {"told","epoch","since","position"} with the rest of them in `told`:
 -- all that is visible in `position` and not in `since` stands in it and before it. So an instance whose own position is `since` or
@@ -22,7 +22,7 @@ set jit = off as $$
 #variable_conflict use_column
 declare
   -- More than so many are read faster than they are told.
-  _most     constant integer := 1000;
+  _most     constant integer := 250;
   _running  xid8[] := array(select pg_snapshot_xip(pass_on._read));
   _position pg_snapshot;
   _payloads text[];
