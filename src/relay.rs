@@ -196,13 +196,9 @@ impl<'a> Lead<'a> {
             }
             Mode::Settling(barrier) => {
                 self.pass_on().await?;
-                if self.read.position.is_past(barrier) {
-                    self.enter(Mode::Quiet);
-                    return Ok(());
-                }
                 // Somebody's transaction may go on for hours, and most of what is read here its writers have announced. Who was
                 // silent and takes so long is found by each instance's own read.
-                if self.quiet_since.elapsed() >= SETTLING {
+                if self.read.position.is_past(barrier) || self.quiet_since.elapsed() >= SETTLING {
                     self.enter(Mode::Quiet);
                     return Ok(());
                 }
@@ -267,8 +263,8 @@ impl<'a> Lead<'a> {
         Ok(())
     }
 
-    /// The bell comes down when it has begun to read: what nobody announced from then on, it finds.
-    /// It ends below the rate `calm`.
+    /// The bell comes down when it has begun to read: what nobody announced from then on, it finds. Below the rate `calm` it is
+    /// quiet again.
     async fn become_busy(&mut self, calm: f64) -> Result<()> {
         if self.mode == Mode::Quiet {
             // All that is visible here was announced by its writers, or is for each instance's own read.
