@@ -18,10 +18,15 @@ select
       join pg_catalog.pg_trigger t on t.tgrelid = g.source and t.tgname = format('notifier_%s_%s', g.operation, g.id)
       where g.source = d.source and g.operation = o.operation and t.tgenabled <> 'D')
   ) as installed,
-  (select count(*) from notifier.fault_record f where f.event = d.name) as faults,
+  d.paused_at is not null as paused,
+  (select count(*) from notifier.fault_record f where f.event = d.name)
+    + (select coalesce(sum(t.count), 0)::bigint from notifier.fault_total t where t.event = d.name) as faults,
   d.version,
   d.defined_at,
-  d.defined_by
+  d.defined_by,
+  d.paused_at,
+  d.paused_by,
+  d.paused_because
 from notifier.definition d
 left join pg_catalog.pg_class c on c.oid = d.source
 left join pg_catalog.pg_namespace n on n.oid = c.relnamespace;

@@ -18,7 +18,7 @@ begin
     lock table notifier.fault_record in row exclusive mode;
     set local lock_timeout = 0;   -- see notifier.reserve
     insert into notifier.fault_record (event, sqlstate, message)
-    values (keep_fault._event, keep_fault._sqlstate, keep_fault._message);
+    values (keep_fault._event, keep_fault._sqlstate, left(keep_fault._message, 500));   -- so that an index holds it
   exception when others or assert_failure then
     raise warning 'notifier: a fault of event % could not be kept: % (%)',
       keep_fault._event, keep_fault._message, keep_fault._sqlstate;

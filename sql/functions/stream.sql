@@ -25,7 +25,7 @@ begin
            (select e.token from notifier.epoch e order by e.number desc limit 1),
            (select p.position::text from notifier.progress p),
            (select s.value from notifier.setting s where s.name = 'channel'), null::text,
-           pg_notification_queue_usage(), (select coalesce(max(f.id), 0) from notifier.fault_record f),
+           pg_notification_queue_usage(), greatest((select max(f.id) from notifier.fault_record f), (select max(t.last_id) from notifier.fault_total t), 0),
            extract(epoch from clock_timestamp())::double precision;
   return query
     select null::text, null::double precision, null::text, null::text, null::text, notifier.payload(n),
