@@ -103,7 +103,7 @@ async fn a_mistake_is_refused_in_words_and_changes_nothing() {
         ("select notifier.drop_event('no.such')".to_owned(), "42704", "there is no event 'no.such'"),
         ("select notifier.send('8', 'loud', 'x')".to_owned(), "22023", "level 'loud' is not known"),
         ("select notifier.send(null, 'info', 'x')".to_owned(), "22004", "user_id and message must be given"),
-        ("select notifier.send('', 'info', 'x')".to_owned(), "23514", "user_key_has_1_to_255_bytes"),
+        ("select notifier.send('', 'info', 'x')".to_owned(), "22023", "user_id has 0 bytes"),
         ("select notifier.send('8', 'info', 'x', '[1]')".to_owned(), "22023", "data is a JSON array"),
         ("select notifier.send('8', 'info', 'x', send_at => 'infinity')".to_owned(), "22023", "send_at is infinity"),
     ] {

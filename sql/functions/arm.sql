@@ -1,4 +1,5 @@
--- notifier.arm: note that rows want to be looked at later. Only ever adds: duplicates collapse when the timer fires.
+-- notifier.arm: note that rows want to be looked at later. Only ever adds: duplicates collapse when the timer fires. Those of a
+-- statement that arms more than 1,000 are put aside in arrays, and the service makes rows of them.
 --   _event         the timer
 --   _keys, _dues   one element each a row
 -- Used by: the generated trigger functions (outside their exception blocks).
@@ -6,11 +7,25 @@ create or replace function notifier.arm(_event text, _keys jsonb[], _dues timest
 language plpgsql
 set lock_timeout = 0 as $$   -- notifier.reserve has waited
 declare
-  _due timestamptz;
+  _size constant integer := cardinality(arm._keys);
+  _due  timestamptz;
 begin
+  if _size > 1000 and notifier.set_aside('timers', (
+    select array_agg(jsonb_build_object('event', arm._event, 'keys', to_jsonb(arm._keys[f.first : f.last]),
+      'dues', to_jsonb(arm._dues[f.first : f.last])))
+    from (select s.first, s.first + greatest(2000, _size / 50) - 1 as last
+          from generate_series(1, _size, greatest(2000, _size / 50)) as s(first)) f))
+  then
+    return;
+  end if;
+
   if not notifier.reserve('notifier.timer', 'notifier.timer_id_seq') then
-    perform notifier.put_aside('timer', array_agg(jsonb_build_object('event', arm._event, 'key', t.key, 'due_at', t.due_at)))
-    from (select unnest(arm._keys) as key, unnest(arm._dues) as due_at) t;
+    if not notifier.set_aside('timer', (
+      select array_agg(jsonb_build_object('event', arm._event, 'key', t.key, 'due_at', t.due_at))
+      from (select unnest(arm._keys) as key, unnest(arm._dues) as due_at) t))
+    then
+      raise warning 'notifier: % timers of % lost, since every table of ours is locked', _size, arm._event;
+    end if;
     return;
   end if;
 

@@ -16,6 +16,9 @@ begin
       notifier.define_event(text, regclass, text, text, text, text),
       notifier.define_timer(text, regclass, text, text, text, text, text),
       notifier.drop_event(text),
+      notifier.pause_event(text, text),
+      notifier.resume_event(text),
+      notifier.preview_event(text, text, jsonb),
       notifier.sweep(interval),
       notifier.new_epoch(),
       notifier.rotate_channel()
@@ -23,7 +26,10 @@ begin
   end if;
   if to_regrole('notifier_sender') is not null then
     grant usage on schema notifier to notifier_sender;
-    grant execute on function notifier.send(text, text, text, jsonb, text, timestamptz) to notifier_sender;
+    grant execute on function
+      notifier.send(text, text, text, jsonb, text, timestamptz, text),
+      notifier.cancel_send(text)
+      to notifier_sender;
   end if;
   if to_regrole('notifier_service') is not null then
     grant usage on schema notifier to notifier_service;

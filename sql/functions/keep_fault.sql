@@ -24,7 +24,7 @@ begin
       keep_fault._event, keep_fault._message, keep_fault._sqlstate;
   end;
   if keep_fault._rearm then
-    perform notifier.put_aside('backfill', array[jsonb_build_object('event', keep_fault._event)]);
+    perform notifier.set_aside('backfill', array[jsonb_build_object('event', keep_fault._event)]);
   end if;
 end
 $$;

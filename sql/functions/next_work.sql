@@ -7,11 +7,11 @@ return (
   select greatest(0, extract(epoch from min(w.at) - clock_timestamp()))
   from (
     select (select t.due_at from notifier.timer t where t.event = d.name order by t.due_at limit 1)
-    from notifier.definition d where d.kind = 'timer'
+    from notifier.definition d where d.kind = 'timer' and d.paused_at is null
     union all
     select min(s.send_at) from notifier.scheduled s where isfinite(s.send_at)
     union all
-    select clock_timestamp() where exists (select from notifier.spill)
+    select clock_timestamp() where exists (select from notifier.spill) or exists (select from notifier.fault_record offset 999)
     union all
     select greatest(b.not_before, clock_timestamp()) from notifier.backfill b
     where b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier

@@ -5,9 +5,9 @@
 --   _tables     what to lock, ready for `lock table`: with `only`, since locking the other leaves would make emptying an
 --               old one wait for every writer
 --   _sequence   what their ids come from
---   returns     true: insert there; false: notifier.put_aside
--- Used by: notifier.record, notifier.arm.
-create or replace function notifier.reserve(_tables text, _sequence regclass) returns boolean
+--   returns     true: insert there; false: notifier.set_aside, since they are locked, or somebody took them away
+-- Used by: notifier.record, notifier.arm, notifier.send.
+create or replace function notifier.reserve(_tables text, _sequence text) returns boolean
 language plpgsql
 set lock_timeout = '50ms' as $$
 begin
@@ -15,9 +15,10 @@ begin
     return false;
   end if;
   execute 'lock table ' || reserve._tables || ' in row exclusive mode';
-  perform nextval(reserve._sequence);   -- locks it to the end of the transaction
+  perform nextval(reserve._sequence::regclass);   -- locks it to the end of the transaction
   return true;
-exception when lock_not_available then
+exception when serialization_failure or deadlock_detected then raise;
+when others then
   perform set_config('notifier.spilling', 'on', true);
   return false;
 end

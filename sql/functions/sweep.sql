@@ -91,7 +91,8 @@ begin
   -- notification: when it comes back it is told what it missed, or that there is a gap.
   if not _more and _progress.swept_at < date_trunc('day', _now) then
     for _table, _since, _before in values
-      ('fired', 'until', _expired), ('device', 'seen_at', _now - interval '30 days'), ('fault_record', 'recorded_at', _expired)
+      ('fired', 'until', _expired), ('device', 'seen_at', _now - interval '30 days'), ('fault_record', 'recorded_at', _expired),
+      ('fault_total', 'last_seen', _expired)
     loop
       execute format(
         'delete from notifier.%1$I t where t.ctid = any (array(

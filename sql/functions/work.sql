@@ -1,5 +1,5 @@
 -- notifier.work: do a bounded piece of what the service owes: rows that spilled, timers whose time has come, notifications
--- sent for now, rows to arm, and when there is none of these, what has expired. Any number of instances may call it at once: each
+-- sent for now, what statements told by the thousand, rows to arm, faults to count, and when there is none of these, what has expired. Any number of instances may call it at once: each
 -- takes what no other holds.
 --   _retention   how long a notification stays
 --   returns      seconds until there is more to do: 0 at once
@@ -17,7 +17,8 @@ declare
 begin
   with taken as (
     delete from notifier.spill s
-    where s.id in (select t.id from notifier.spill t order by t.id limit 500 for update skip locked)
+    where s.id in (select t.id from notifier.spill t where t.kind not in ('notifications', 'timers')
+                   order by t.id limit 500 for update skip locked)
     returning s.*
   ), notifications as (
     insert into notifier.notification (slot, created_at, user_id, event, level, message, data, until)
@@ -28,6 +29,11 @@ begin
   ), timers as (
     insert into notifier.timer (event, key, due_at)
     select t.record ->> 'event', t.record -> 'key', (t.record ->> 'due_at')::timestamptz from taken t where t.kind = 'timer'
+  ), scheduled as (
+    insert into notifier.scheduled (send_at, key, user_id, event, level, message, data)
+    select (t.record ->> 'send_at')::timestamptz, t.record ->> 'key', t.record ->> 'user_id', t.record ->> 'event',
+           t.record ->> 'level', t.record ->> 'message', nullif(t.record -> 'data', 'null')
+    from taken t where t.kind = 'scheduled' order by t.id
   ), backfills as (
     -- A statement's timers were lost to a fault: its table is looked at again, but not for each such statement.
     insert into notifier.backfill (event, not_before)
@@ -44,7 +50,7 @@ begin
     select d.name
     from notifier.definition d
     cross join lateral (select t.due_at from notifier.timer t where t.event = d.name order by t.due_at limit 1) t
-    where d.kind = 'timer' and t.due_at <= _now
+    where d.kind = 'timer' and d.paused_at is null and t.due_at <= _now
     order by t.due_at
   loop
     execute format('select notifier.fire_%s()', notifier.function_number('timer', _event => _event)) into _done;
@@ -53,12 +59,45 @@ begin
     end if;
   end loop;
 
+  -- Under a key the last call counts: what stands before it goes with it, and so it cannot come up again when its time comes.
   with taken as (
     delete from notifier.scheduled s
     where s.id in (select t.id from notifier.scheduled t where t.send_at <= _now order by t.send_at limit 100 for update skip locked)
     returning s.*
+  ), superseded as (
+    delete from notifier.scheduled s
+    where s.id in (select o.id from notifier.scheduled o join taken t on t.key = o.key and t.id > o.id for update of o skip locked)
   )
-  select count(notifier.record(t.event, t.level, array[t.user_id], array[t.message], array[t.data])::text) into _done from taken t;
+  select count(*), count(case when t.user_id is not null and not exists (
+      select from notifier.scheduled n where n.key = t.key and n.id > t.id
+    ) then notifier.record(t.event, t.level, array[t.user_id], array[t.message], array[t.data])::text end)
+  into _done from taken t;
+  if _done > 0 then
+    return 0;
+  end if;
+
+  -- What one statement told or armed by the thousand, some thousands at a time and after everything that is small.
+  with taken as (
+    delete from notifier.spill s
+    where s.id in (select t.id from notifier.spill t where t.kind in ('notifications', 'timers')
+                   order by t.id limit 1 for update skip locked)
+    returning s.*
+  ), parts as materialized (   -- else the whole record would be read again for each of its rows
+    select p.*, notifier.slot(p.created_at) as slot from taken t cross join lateral jsonb_to_record(t.record) as p(
+      event text, level text, created_at timestamptz, until timestamptz, users jsonb, messages jsonb, data jsonb, keys jsonb, dues jsonb)
+  ), notifications as (
+    insert into notifier.notification (slot, created_at, user_id, event, level, message, data, until)
+    select p.slot, p.created_at, n.user_id, p.event, p.level, n.message, n.data, p.until
+    from parts p cross join lateral
+      rows from (jsonb_array_elements_text(p.users), jsonb_array_elements_text(p.messages), jsonb_array_elements(p.data))
+        as n(user_id, message, data)
+  ), timers as (
+    insert into notifier.timer (event, key, due_at)
+    select p.event, n.key, n.due_at::timestamptz
+    from parts p cross join lateral
+      rows from (jsonb_array_elements(p.keys), jsonb_array_elements_text(p.dues)) as n(key, due_at)
+  )
+  select count(*) into _done from taken;
   if _done > 0 then
     return 0;
   end if;
@@ -90,6 +129,11 @@ begin
         delete from notifier.backfill b where b.event = _backfill.event;
       end if;
     end;
+    return 0;
+  end if;
+
+  if exists (select from notifier.fault_record offset 999) then
+    perform notifier.count_faults();
     return 0;
   end if;
 

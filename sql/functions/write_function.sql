@@ -1,64 +1,57 @@
--- notifier.write_function: generate the trigger function that holds all events and timers of one table and operation.
--- Replacing it takes no lock on the table. plpgsql binds late, so the application's later ALTER TABLE is never refused.
+-- notifier.write_function: generate the trigger function that holds all events and timers of one table and operation, but those
+-- that are paused. Replacing it takes no lock on the table. plpgsql binds late, so the application's later ALTER TABLE is never refused.
 --   _source      the table
 --   _operation   insert, update or delete
 --   returns      the function's name; null when the table is gone
--- Used by: notifier.define, notifier.drop_event, notifier.regenerate.
+-- Used by: notifier.define, notifier.drop_event, notifier.pause, notifier.resume_event, notifier.regenerate.
 create or replace function notifier.write_function(_source regclass, _operation text) returns text
 language plpgsql as $$
 declare
-  _name   text := 'notifier.on_write_' || notifier.function_number('write', write_function._source, write_function._operation);
-  _tables text;
-  _parts  text := '';
-  _moved  text;
-  _d      notifier.definition;
+  _name     text := 'notifier.on_write_' || notifier.function_number('write', write_function._source, write_function._operation);
+  _rows     text := case write_function._operation when 'delete' then 'old' else 'new' end;
+  _into     constant text := E'\n    into _users, _messages, _data, _refused';
+  _parts    text[] := '{}';
+  _matches  text[] := '{}';   -- of each part, whether it has anything to do
+  _matches1 text[] := '{}';   -- the same where one row was updated: then there is nothing to pair
+  _tables   text;
+  _single   text;
+  _part     text;
+  _d        notifier.definition;
 begin
   if not exists (select from pg_catalog.pg_class c where c.oid = write_function._source) then
     return null;
   end if;
   for _d in
     select d.* from notifier.definition d
-    where d.source = write_function._source
+    where d.source = write_function._source and d.paused_at is null
       and write_function._operation = any (string_to_array(d.operation, ' or '))
+      -- Without a primary key, which it had when it was defined, a timer's rows could not be found again.
+      and (d.kind = 'write' or notifier.key_text(d.source, 'list') is not null)
     order by d.name
   loop
     if _d.kind = 'write' then
       _tables := notifier.change_tables(write_function._operation, _d.operation);
-      -- The block only reads: an insert inside it would spend a subtransaction id for each statement. Plans over
-      -- transition tables keep the size of the first statement, so large statements are planned afresh.
-      _parts := _parts || format($part$
-  -- %1$s
-  begin
+      _single := notifier.change_tables(write_function._operation, _d.operation, true);
+      _matches := _matches || notifier.match_expression(_tables, _d.query);
+      _matches1 := _matches1 || notifier.match_expression(_single, _d.query);
+      -- (`false and`: nothing is called, but what is called below the block has to exist.)
+      _part := format($part$
     _users := null;
     _refused := 0;
-    if %5$s_rows <= 32 then
+    if %1$s_rows <= 32 then
 %2$s;
     else
       execute %3$L into _users, _messages, _data, _refused;
     end if;
-  exception when serialization_failure or deadlock_detected then raise;
-  when others or assert_failure then
-    _users := null;
-    perform notifier.keep_fault(%1$L, sqlstate, sqlerrm);
-  end;
-  if _refused > 0 then
-    select * into _users, _messages, _data from notifier.refuse(%1$L, _refused, _users, _messages, _data);
-  end if;
-  if _users is not null then
-    perform notifier.record(%1$L, %4$L, _users, _messages, _data);
-  end if;
-$part$, _d.name, notifier.told_select(_tables, E'\ninto _users, _messages, _data, _refused', _d),
-        notifier.told_select(_tables, '', _d), _d.level,
-        case when write_function._operation = 'update' then
-          format(E'_rows = 1 then\n%s;\n    elsif ', notifier.told_select(
-            notifier.change_tables('update', _d.operation, true), E'\ninto _users, _messages, _data, _refused', _d))
-        end);
-
-    elsif notifier.key_text(_d.source, 'list') is not null then
-      -- (Without a primary key, which it had when it was defined, its rows could not be found again.)
+    _rows := _rows + (false and notifier.record(null, null, null, null, null) is null)::integer;
+$part$,
+        case when _single <> _tables then
+          format(E'_rows = 1 then\n%s;\n    elsif ', notifier.told_select(_single, _into, _d)) end,
+        notifier.told_select(_tables, _into, _d), notifier.told_select(_tables, '', _d));
+    else
       -- A timer is armed by a write that makes or moves its due time, and by any write between `due` and `until`: the row
       -- may begin to qualify only now.
-      _moved := case write_function._operation
+      _tables := case write_function._operation
         when 'insert' then format($timer$
       select s.key, s.due
       from (select %1$s as key, (%2$s) as due, (%3$s) as until from new s) s
@@ -72,34 +65,62 @@ $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until)
       where isfinite(s.due) and coalesce(s.until, 'infinity') > clock_timestamp()
         and (s.due <= clock_timestamp() or (s.due, s.key) is distinct from (was.due, was.key))
 $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
-      _parts := _parts || format($part$
-  -- %1$s
-  begin
+      _matches := _matches || format('exists (%s)', _tables);
+      _matches1 := _matches1 || format('exists (%s)', _tables);
+      _part := format($part$
     _keys := null;
     if _rows <= 32 then
-      select array_agg(t.key), array_agg(t.due) into _keys, _dues from (%2$s) t;
+      select array_agg(t.key), array_agg(t.due) into _keys, _dues from (%1$s) t;
     else
-      execute %3$L into _keys, _dues;
+      execute %2$L into _keys, _dues;
     end if;
-  exception when serialization_failure or deadlock_detected then raise;
-  when others or assert_failure then
-    _keys := null;
-    perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, true);
-  end;
-  if _keys is not null then
-    perform notifier.arm(%1$L, _keys, _dues);
+    _rows := _rows + (false and notifier.arm(null, null, null) is null)::integer;
+$part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t', _tables));
+    end if;
+
+    -- The block only reads: an insert inside it would spend a subtransaction id for each statement.
+    _parts := _parts || format($part$
+  -- %1$s
+  if _match is null or _match[%2$s] then
+    _at := clock_timestamp();
+    begin%3$s
+    exception when serialization_failure or deadlock_detected then raise;
+    when others or assert_failure then
+      _users := null;
+      _refused := 0;
+      _keys := null;
+      begin perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, %4$L); exception when others then null; end;
+    end;
+    if clock_timestamp() > _at + (case when _rows <= 32 then interval '100 ms' else interval '5 s' end) then
+      perform notifier.keep_fault(%1$L, 'NTF01', case when _rows <= 32 then 'its query took more than 100 ms for up to 32 rows'
+                                               else 'its query took more than 5 s for more than 32 rows' end);
+    end if;
+%5$s
   end if;
-$part$, _d.name, _moved, format('select array_agg(t.key), array_agg(t.due) from (%s) t', _moved));
+$part$, _d.name, cardinality(_matches), _part, _d.kind = 'timer',
+      case _d.kind when 'write' then format($told$
+    if _refused > 0 then
+      select * into _users, _messages, _data from notifier.refuse(%1$L, _refused, _users, _messages, _data);
     end if;
+    if _users is not null then
+      perform notifier.record(%1$L, %2$L, _users, _messages, _data);
+    end if;$told$, _d.name, _d.level)
+      else format($armed$
+    if _keys is not null then
+      perform notifier.arm(%1$L, _keys, _dues);
+    end if;$armed$, _d.name) end);
   end loop;
 
   execute format($function$create or replace function %1$s() returns trigger
 %2$s
 as %3$L$function$, _name, notifier.function_settings('50ms'),
-    case when _parts = '' then E'\nbegin\n  return null;\nend\n' else format($body$
+    case when _parts = '{}' then E'\nbegin\n  return null;\nend\n' else format($body$
 #variable_conflict use_column
 declare
   _rows     bigint;
+  _match    boolean[];
+  _at       timestamptz;
+  _stack    text;
   _refused  bigint;
   _users    text[];
   _messages text[];
@@ -107,17 +128,51 @@ declare
   _keys     jsonb[];
   _dues     timestamptz[];
 begin
-  if notifier.muted() then
+  -- (After `set local` has ended the setting is '', which is no boolean.)
+  if coalesce(current_setting('notifier.mute', true), '') in ('on', 'true', '1') then
     return null;
   end if;
-  _rows := (select count(*) from (select from %1$s limit 33) r);
+  -- A query that comes here by what it calls would come here for ever. (What is written because of our own rows is not told either.)
+  if pg_trigger_depth() > 1 then
+    get diagnostics _stack = pg_context;
+    if _stack ~ 'notifier\.record\(' then
+      return null;
+    elsif _stack ~ 'notifier\.on_write_.*notifier\.on_write_' then
+      raise exception 'its query writes to %% by a function that it calls', tg_relid::regclass using errcode = 'NTF02';
+    end if;
+  end if;
+%1$s
   if _rows = 0 then
     return null;
   end if;
 %2$s
   return null;
 end
-$body$, case write_function._operation when 'delete' then 'old' else 'new' end, _parts) end);
+$body$,
+    case when cardinality(_parts) = 1 then format('  _rows := (select count(*) from (select from %s limit 33) r);', _rows)
+      -- Most writes match nothing: of several events that is asked in one statement. Whether it failed or was slow is then asked
+      -- of each by itself. Plans over transition tables keep the size of the first statement, so large ones are planned afresh.
+      else format($match$
+  begin
+    _at := clock_timestamp();
+    select 1, array[%2$s] into _rows, _match
+    where (select count(*) from (select from %1$s limit 2) r) = 1;
+    if _rows is null then
+      _rows := (select count(*) from (select from %1$s limit 33) r);
+      if _rows between 2 and 32 then
+        select array[%3$s] into _match;
+      end if;
+    end if;
+  exception when serialization_failure or deadlock_detected then raise;
+  when others or assert_failure then
+    _match := null;
+  end;
+  if _rows is null then
+    _rows := (select count(*) from (select from %1$s limit 33) r);
+  elsif clock_timestamp() > _at + interval '100 ms' then
+    _match := null;
+  end if;$match$, _rows, array_to_string(_matches1, ','), array_to_string(_matches, ',')) end,
+    array_to_string(_parts, '')) end);
   execute format('revoke all on function %s() from public', _name);
   return _name;
 end

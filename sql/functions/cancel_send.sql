@@ -1,0 +1,19 @@
+-- notifier.cancel_send: take back what notifier.send was told to send later under a key.
+--   key       of the call
+--   returns   whether something was waiting; what another transaction sends and has not committed yet is taken back all the same
+--             when its call came first, and not reported
+-- Used by: applications and DBAs; roles that are members of notifier_sender; notifier.send.
+create or replace function notifier.cancel_send(key text) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = 0 as $$
+begin
+  if cancel_send.key is null then
+    raise exception 'key is null' using errcode = 'null_value_not_allowed', hint = 'Give the key of the call of notifier.send.';
+  end if;
+  perform notifier.schedule(clock_timestamp(), cancel_send.key);
+  return coalesce((
+    select s.user_id is not null from notifier.scheduled s
+    where s.key = cancel_send.key and s.send_at > clock_timestamp() order by s.id desc limit 1), false);
+end
+$$;

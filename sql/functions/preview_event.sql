@@ -1,0 +1,108 @@
+-- notifier.preview_event: run an event's very query on rows that are there, and see who would be told what. Whatever it does is undone.
+--   name      of the event or timer
+--   rows      which rows of the source would be written: a condition, as after `where`; of these the first 1,000 are tried
+--   old       what those rows were before, as far as it differs: {"status": "booked"}; without it nothing has changed, and for
+--             'insert or update' the rows are new
+--   returns   a row for each notification; of a timer also when it would be told, which may be past or too late by now
+--   raises    42704 when there is no such event, 22023 for an `old` that does not fit, and what Postgres says of the query
+-- Used by: DBAs.
+create or replace function notifier.preview_event(name text, rows text default 'true', old jsonb default null)
+returns table (user_id text, level text, message text, data jsonb, due_at timestamptz)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+-- As notifier.function_settings: the zone is set below, and ends with this function.
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = postgres
+set bytea_output = hex
+set extra_float_digits = 1
+set row_security = off
+set jit = off
+set lock_timeout = '1s' as $$
+#variable_conflict use_variable
+declare
+  _d         notifier.definition := notifier.existing(preview_event.name);
+  _operation text;
+  _unknown   text;
+  _rows      text;
+  _texts     text[];
+  _text      text;
+  _dues      timestamptz[];
+  _due       timestamptz;
+  _answers   refcursor;
+  _users     text[];
+  _messages  text[];
+  _data      jsonb[];
+  _refused   bigint;
+  _result    jsonb := '[]';
+begin
+  perform set_config('timezone', (select s.value from notifier.setting s where s.name = 'timezone'), true);
+  _operation := case when _d.kind = 'timer' then 'timer'
+    when _d.operation <> 'insert or update' then _d.operation
+    when preview_event.old is null then 'insert' else 'update' end;
+  if preview_event.old is not null then
+    if _operation <> 'update' then
+      raise exception '`old` is given, and % % has no old row', case when _d.kind = 'timer' then 'a timer like' else 'on ' || _operation || ' event' end, _d.name
+        using errcode = 'invalid_parameter_value', hint = 'Leave it out.';
+    end if;
+    if jsonb_typeof(preview_event.old) <> 'object' then
+      raise exception '`old` is a JSON %', jsonb_typeof(preview_event.old) using errcode = 'invalid_parameter_value',
+        hint = 'Give an object of the columns that were different: {"status": "booked"}';
+    end if;
+    select k into _unknown from jsonb_object_keys(preview_event.old) k
+    where not exists (select from pg_catalog.pg_attribute a
+                      where a.attrelid = _d.source and a.attname = k and a.attnum > 0 and not a.attisdropped)
+    limit 1;
+    if _unknown is not null then
+      raise exception '`old` names %, which is no column of %', _unknown, _d.source using errcode = 'undefined_column',
+        hint = (select format('It has: %s.', string_agg(a.attname, ', ' order by a.attnum)) from pg_catalog.pg_attribute a
+                where a.attrelid = _d.source and a.attnum > 0 and not a.attisdropped);
+    end if;
+  end if;
+
+  _rows := format(E'"notifier rows" as materialized (select "notifier row" from %s as "notifier row" where (\n%s\n) limit 1000)',
+    _d.source, coalesce(preview_event.rows, 'true'));
+  begin
+    begin
+      -- A cursor takes one statement and no more.
+      open _answers for execute format('with %s select from "notifier rows"', _rows);
+      fetch _answers into _unknown;
+      close _answers;
+    exception when others then
+      raise exception '`rows` is no condition over %: %', _d.source, sqlerrm using errcode = 'syntax_error',
+        hint = 'Write what would stand after `where`: rows => ''id = 42''';
+    end;
+    if _d.kind = 'timer' then
+      execute format(E'with %s, due as (select ("notifier row").* from "notifier rows")\n'
+        'select array(select d.due from (select distinct (%s) as due from due) d where isfinite(d.due) order by d.due)', _rows, _d.due)
+      into _dues;
+      foreach _due in array _dues loop
+        _texts := _texts || notifier.told_select(format(
+          '%s, due as (select * from (select ("notifier row").* from "notifier rows") s where (%s) = %L::timestamptz)', _rows, _d.due, _due), '', _d);
+      end loop;
+    else
+      _texts := array[notifier.told_select(concat_ws(', ', _rows,
+        case when _operation <> 'delete' then 'new as (select ("notifier row").* from "notifier rows")' end,
+        case _operation
+          when 'update' then format('old as (select o.* from "notifier rows" cross join lateral jsonb_populate_record("notifier row", %L) o)',
+                                    coalesce(preview_event.old, '{}'))
+          when 'delete' then 'old as (select ("notifier row").* from "notifier rows")' end,
+        nullif(notifier.change_tables(_operation, _d.operation), '')), '', _d)];
+    end if;
+    for _i in 1 .. coalesce(cardinality(_texts), 0) loop
+      execute _texts[_i] into _users, _messages, _data, _refused;
+      for _n in 1 .. coalesce(cardinality(_users), 0) loop
+        continue when octet_length(_users[_n]) not between 1 and 255;
+        _result := _result || jsonb_build_object('user_id', _users[_n], 'level', _d.level, 'message', _messages[_n], 'data', _data[_n],
+          'due_at', _dues[_i]);
+      end loop;
+    end loop;
+    raise exception using errcode = 'NTF00';
+  exception when sqlstate 'NTF00' then
+    null;   -- undone
+  end;
+  return query
+    select r.user_id, r.level, r.message, r.data, r.due_at
+    from jsonb_to_recordset(_result) as r(user_id text, level text, message text, data jsonb, due_at timestamptz);
+end
+$$;

@@ -1,0 +1,31 @@
+-- notifier.resume_event: let a paused event or timer go on. What was written meanwhile tells nobody. Of a timer all rows are looked at
+-- again: what came due meanwhile is told if it is still of use.
+--   name      of the event or timer
+--   returns   what was done
+--   raises    42704 when there is no such event
+-- Used by: DBAs.
+create or replace function notifier.resume_event(name text) returns setof text
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp as $$
+declare
+  _d notifier.definition;
+begin
+  perform pg_advisory_xact_lock(7809647138214477428);
+  _d := notifier.existing(resume_event.name);
+  if _d.paused_at is null then
+    return next format('%s was not paused', _d.name);
+    return;
+  end if;
+  update notifier.definition d set paused_at = null, paused_by = null, paused_because = null where d.name = _d.name;
+  perform notifier.write_function(_d.source, o.operation) from unnest(string_to_array(_d.operation, ' or ')) as o(operation);
+  -- What it failed at before does not count against it.
+  insert into notifier.failing (event, since, faults) values (_d.name, clock_timestamp(), 0)
+  on conflict (event) do update set since = excluded.since, faults = 0;
+  return next format('%s goes on', _d.name);
+  if _d.kind = 'timer' then
+    insert into notifier.backfill (event) values (_d.name)
+    on conflict (event) do update set pass = 1, after_key = null, barrier = null, not_before = '-infinity';
+    return next format('%s: rows that are there are armed by the service, the next 24 hours first', _d.name);
+  end if;
+end
+$$;

@@ -1,0 +1,21 @@
+-- notifier.set_aside: keep what could not, or should not, be written to its table; the service moves it there.
+--   _kind      as the table's column: of 'notifications' and 'timers' each record is many of them, in arrays
+--   _records   what notifier.work makes rows of
+--   returns    whether they are kept: not where even notifier.spill is locked, or gone
+-- Used by: notifier.record, notifier.arm, notifier.send, notifier.keep_fault.
+create or replace function notifier.set_aside(_kind text, _records jsonb[]) returns boolean
+language plpgsql
+set lock_timeout = '50ms' as $$
+begin
+  begin
+    lock table notifier.spill in row exclusive mode;
+    perform nextval('notifier.spill_id_seq');
+  exception when serialization_failure or deadlock_detected then raise;
+  when others then
+    return false;
+  end;
+  set local lock_timeout = 0;   -- see notifier.reserve
+  insert into notifier.spill (kind, record) select set_aside._kind, unnest(set_aside._records);
+  return true;
+end
+$$;
