@@ -242,9 +242,9 @@ async fn the_service_sweeps_and_a_fault_of_it_is_kept_and_holds_up_no_timer() {
     database
         .run(
             "select notifier.old('8 days', 10);
-             insert into notifier.fault_record (event, sqlstate, message, recorded_at) values ('e', '22012', 'm', now() - interval '8 days');
+             insert into notifier.device (user_id, device, epoch, position, seen_at) values ('8', 'd', 1, '4:4:', now() - interval '40 days');
              create function public.no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
-             create trigger no before delete on notifier.fault_record execute function public.no()",
+             create trigger no before delete on notifier.device execute function public.no()",
         )
         .await;
     let due =
@@ -263,7 +263,7 @@ async fn the_service_sweeps_and_a_fault_of_it_is_kept_and_holds_up_no_timer() {
         .await;
     assert_eq!(socket.frame().await["event"], "booking.expiring");
 
-    database.run(&format!("drop trigger no on notifier.fault_record; {due}")).await;
+    database.run(&format!("drop trigger no on notifier.device; {due}")).await;
     eventually("the leaf is empty", || async {
         database.one::<i64>("select count(*) from notifier.notification where event = 'old'").await == 0
     })

@@ -7,13 +7,15 @@ create or replace function notifier.cancel_send(key text) returns boolean
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = 0 as $$
+declare
+  _waiting boolean;
 begin
   if cancel_send.key is null then
     raise exception 'key is null' using errcode = 'null_value_not_allowed', hint = 'Give the key of the call of notifier.send.';
   end if;
+  select s.user_id is not null and s.send_at > clock_timestamp() into _waiting
+  from notifier.scheduled s where s.key = cancel_send.key order by s.id desc limit 1;
   perform notifier.schedule(clock_timestamp(), cancel_send.key);
-  return coalesce((
-    select s.user_id is not null from notifier.scheduled s
-    where s.key = cancel_send.key and s.send_at > clock_timestamp() order by s.id desc limit 1), false);
+  return coalesce(_waiting, false);
 end
 $$;

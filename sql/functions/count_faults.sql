@@ -1,7 +1,8 @@
 -- notifier.count_faults: count the oldest rows of notifier.fault_record into notifier.fault_total, and pause what only does harm:
 -- an event that failed 1,000 times and told nobody in between, and one that is slow all the time because it scans a large table.
--- Used by: notifier.work, when there are 1,000 rows or more.
-create or replace function notifier.count_faults() returns void
+--   returns   false when somebody defines events just now, who may take minutes: nothing was done then
+-- Used by: notifier.work, when there are 1,000 rows, or one has waited for a minute.
+create or replace function notifier.count_faults() returns boolean
 language plpgsql
 -- The newest notifications are walked by their primary key.
 set enable_seqscan = off
@@ -16,9 +17,8 @@ declare
   _since   timestamptz;
   _d       notifier.definition;
 begin
-  -- Whoever defines may take minutes, and this can wait.
   if not pg_try_advisory_xact_lock(7809647138214477428) then
-    return;
+    return false;
   end if;
 
   with taken as (
@@ -84,5 +84,6 @@ begin
     end if;
   end loop;
   delete from notifier.failing f where not exists (select from notifier.definition d where d.name = f.event);
+  return true;
 end
 $$;

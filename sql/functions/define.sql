@@ -76,6 +76,9 @@ begin
     coalesce((select max(h.version) from notifier.event_history h where h.name = _d.name), 0));
   _d.defined_at := clock_timestamp();
   _d.defined_by := session_user;
+  _d.paused_at := _before.paused_at;
+  _d.paused_by := _before.paused_by;
+  _d.paused_because := _before.paused_because;
 
   if _before.name is null then
     insert into notifier.definition select (_d).*;
@@ -98,6 +101,9 @@ begin
     return query select * from notifier.install_trigger(_d.source, _operation, notifier.write_function(_d.source, _operation));
   end loop;
 
+  if _d.paused_at is not null then
+    return next format('%s is paused: notifier.resume_event(%L) ends it', _d.name, _d.name);
+  end if;
   if _d.kind = 'timer' then
     perform notifier.timer_functions(_d);
     if _changed then

@@ -13,6 +13,9 @@ return (
     union all
     select clock_timestamp() where exists (select from notifier.spill) or exists (select from notifier.fault_record offset 999)
     union all
+    select greatest(f.recorded_at + interval '1 minute', clock_timestamp())
+    from (select f.recorded_at from notifier.fault_record f order by f.id limit 1) f
+    union all
     select greatest(b.not_before, clock_timestamp()) from notifier.backfill b
     where b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier
     union all

@@ -42,7 +42,8 @@ begin
     when preview_event.old is null then 'insert' else 'update' end;
   if preview_event.old is not null then
     if _operation <> 'update' then
-      raise exception '`old` is given, and % % has no old row', case when _d.kind = 'timer' then 'a timer like' else 'on ' || _operation || ' event' end, _d.name
+      raise exception '`old` is given, and % like % has no old row',
+        case _operation when 'timer' then 'a timer' when 'insert' then 'an insert event' else 'a delete event' end, _d.name
         using errcode = 'invalid_parameter_value', hint = 'Leave it out.';
     end if;
     if jsonb_typeof(preview_event.old) <> 'object' then

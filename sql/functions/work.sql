@@ -30,8 +30,8 @@ begin
     insert into notifier.timer (event, key, due_at)
     select t.record ->> 'event', t.record -> 'key', (t.record ->> 'due_at')::timestamptz from taken t where t.kind = 'timer'
   ), scheduled as (
-    insert into notifier.scheduled (send_at, key, user_id, event, level, message, data)
-    select (t.record ->> 'send_at')::timestamptz, t.record ->> 'key', t.record ->> 'user_id', t.record ->> 'event',
+    insert into notifier.scheduled (id, send_at, key, user_id, event, level, message, data) overriding system value
+    select coalesce((t.record ->> 'id')::bigint, nextval('notifier.scheduled_id_seq')), (t.record ->> 'send_at')::timestamptz, t.record ->> 'key', t.record ->> 'user_id', t.record ->> 'event',
            t.record ->> 'level', t.record ->> 'message', nullif(t.record -> 'data', 'null')
     from taken t where t.kind = 'scheduled' order by t.id
   ), backfills as (
@@ -132,10 +132,16 @@ begin
     return 0;
   end if;
 
-  if exists (select from notifier.fault_record offset 999) then
-    perform notifier.count_faults();
-    return 0;
-  end if;
+  begin
+    if (exists (select from notifier.fault_record offset 999)
+        or (select f.recorded_at from notifier.fault_record f order by f.id limit 1) < _now - interval '1 minute')
+      and notifier.count_faults()
+    then
+      return 0;
+    end if;
+  exception when others or assert_failure or query_canceled then
+    perform notifier.keep_fault('notifier.count_faults', sqlstate, sqlerrm);
+  end;
 
   if exists (select from notifier.progress p where p.swept_at <= _now - interval '10 minutes') then
     begin
