@@ -40,7 +40,7 @@ torture: ## every fault for longer and with more of everything; ends with the ta
 	TORTURE=1 TORTURE_TABLE=$$table cargo test --locked -- faults:: failover:: retention:: --nocapture --test-threads=2; result=$$?; \
 	cat tests/support/checker/table.txt; sort $$table; rm -f $$table; exit $$result
 
-bench: bench-own bench-peers ## what it costs and how fast it is, as the tables of docs/performance.md, in 15 minutes
+bench: bench-own bench-peers ## what it costs and how fast it is, as the tables of docs/performance.md, in 20 minutes
 
 bench-own: ## without the others; BENCH_QUICK=1 only sees that it runs
 	@scripts/prerequisites postgres

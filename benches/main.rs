@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cost;
 mod crowd;
 mod latency;
 mod memory;
@@ -14,7 +15,7 @@ mod writers;
 use std::time::Instant;
 
 /// In the order in which they run.
-const ALL: [&str; 5] = ["latency", "writers", "throughput", "memory", "crowd"];
+const ALL: [&str; 6] = ["latency", "writers", "cost", "throughput", "memory", "crowd"];
 
 fn main() {
     // Cargo adds flags of its own.
@@ -33,6 +34,7 @@ fn main() {
             match name.as_str() {
                 "latency" => latency::run().await,
                 "writers" => writers::run().await,
+                "cost" => cost::run().await,
                 "throughput" => throughput::run().await,
                 "soak" => throughput::soak().await,
                 "memory" => memory::run().await,

@@ -1,5 +1,6 @@
 //! What the benches share: a durable Postgres, the release binary beside it, cheap sockets, and what processes used.
 
+pub mod load;
 pub mod place;
 pub mod sockets;
 pub mod table;
@@ -16,6 +17,7 @@ pub mod process;
 use std::net::SocketAddr;
 
 pub use eventually::{LIMIT, eventually};
+pub use load::{Load, Log};
 pub use place::Place;
 pub use sockets::{Crowd, Socket};
 pub use table::{Table, median, medians};

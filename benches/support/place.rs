@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use parkmate_notifier::cli::private_postgres::PrivatePostgres;
@@ -12,7 +13,7 @@ use tokio::process::Command;
 use tokio_postgres::{Client, NoTls};
 
 use super::process::Process;
-use super::{Crowd, usage};
+use super::{Crowd, Load, usage};
 
 /// Nothing of a checkpoint falls into a measurement that is seconds long; the rest is as Postgres comes.
 const SETTINGS: [&str; 3] = ["fsync = on", "max_wal_size = '16GB'", "checkpoint_timeout = '1h'"];
@@ -91,20 +92,47 @@ impl Place {
     pub async fn pgbench(&self, database: &str, script: &str, clients: u64, limit: &[&str], options: &str) -> String {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(script.as_bytes()).unwrap();
-        let threads = clients.min(2);
-        let output = Command::new(self.programs.join("pgbench"))
-            .args(["--no-vacuum", "--protocol=prepared", "--client", &clients.to_string()])
-            .args(["--jobs", &threads.to_string(), "--file", file.path().to_str().unwrap()])
+        let output = self
+            .clients(clients)
+            .args(["--file", file.path().to_str().unwrap()])
             .args(limit)
             .arg(self.url(database))
             .env("PGOPTIONS", options)
-            .kill_on_drop(true)
             .output()
             .await
             .expect("pgbench comes with Postgres");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && !said.contains("aborted"), "{said}");
         said
+    }
+
+    /// Starts pgbench with so many clients, each of which runs one of the scripts after the other, by chance. It goes on until it
+    /// is stopped.
+    pub async fn load(&self, database: &str, scripts: &[String], clients: u64) -> Load {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pgbench = self.clients(clients);
+        for (number, script) in scripts.iter().enumerate() {
+            let path = folder.path().join(format!("script_{number}"));
+            fs::write(&path, script).unwrap();
+            pgbench.arg("--file").arg(path);
+        }
+        // Bounded all the same, should nobody be left to stop it.
+        let limit = (2 * super::LIMIT).as_secs().to_string();
+        let log = folder.path().join(Load::LOG);
+        pgbench.args(["--time", &limit, "--log", "--log-prefix", log.to_str().unwrap(), &self.url(database)]);
+        let child = pgbench.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        Load::started(child.expect("pgbench comes with Postgres"), folder, self.superuser("postgres").await, clients)
+            .await
+    }
+
+    /// pgbench with all but what it is to do, where, and for how long.
+    fn clients(&self, clients: u64) -> Command {
+        let mut pgbench = Command::new(self.programs.join("pgbench"));
+        pgbench
+            .args(["--no-vacuum", "--protocol=prepared", "--client", &clients.to_string()])
+            .args(["--jobs", &clients.min(2).to_string()])
+            .kill_on_drop(true);
+        pgbench
     }
 }
 

@@ -10,6 +10,13 @@ pub fn cpu(pid: u32) -> f64 {
     stat(pid).map_or(0.0, |stat| stat.own)
 }
 
+/// CPU seconds of a process of a single thread, a backend of Postgres for example, in nanoseconds where the kernel counts them.
+pub fn cpu_exactly(pid: u32) -> f64 {
+    let counted = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok();
+    let nanoseconds = counted.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    nanoseconds.map_or_else(|| cpu(pid), |nanoseconds| nanoseconds / 1e9)
+}
+
 /// CPU seconds of this process's children that have ended.
 pub fn cpu_of_ended_children() -> f64 {
     stat(std::process::id()).map_or(0.0, |stat| stat.ended)
