@@ -225,13 +225,19 @@ async fn fired_timers_devices_and_faults_leave_as_well() {
              insert into notifier.device (user_id, device, epoch, position, seen_at)
              select '8', d, 1, pg_current_snapshot(), now() - d::interval from unnest(array['31 days', '29 days']) d;
              insert into notifier.fault_record (event, sqlstate, message, recorded_at)
-             select 'e', '22012', a, now() - a::interval from unnest(array['8 days', '6 days']) a",
+             select 'e', '22012', a, now() - a::interval from unnest(array['8 days', '6 days']) a;
+             insert into notifier.fault_total (event, sqlstate, message, first_seen, last_seen, count, last_id)
+             select 'f', '22012', a, '-infinity', now() - a::interval, 9, 9 from unnest(array['8 days', '6 days']) a;
+             insert into notifier.timer (event, key, due_at) values ('dropped', '[\"1\"]', 'infinity')",
         )
         .await;
+    let timers = "select count(*) from notifier.timer";
+    let live: i64 = database.one(timers).await;
     sweep(&database).await;
+    assert_eq!(database.one::<i64>(timers).await, live - 1, "that of an event that was dropped");
     assert_eq!(database.one::<i64>("select count(*) from notifier.fired").await, 3);
     assert_eq!(database.one::<String>("select string_agg(device, ',') from notifier.device").await, "29 days");
-    assert_eq!(database.one::<String>("select string_agg(message, ',') from notifier.fault").await, "6 days");
+    assert_eq!(database.one::<String>("select string_agg(event || message, ',' order by event) from notifier.fault").await, "e6 days,f6 days");
 }
 
 /// The service sweeps by itself, and what goes wrong with that holds up nobody's timer.

@@ -107,6 +107,20 @@ begin
     end loop;
   end if;
 
+  -- A transaction that was open when an event was dropped may have armed it after that.
+  if not _more and _progress.swept_at < date_trunc('day', _now) then
+    delete from notifier.timer t where t.id = any (array(
+      select l.id from notifier.timer l
+      where l.event <> all (array(select d.name from notifier.definition d where d.kind = 'timer'))
+      limit _batch for update skip locked));
+    get diagnostics _count = row_count;
+    _more := _count >= _batch / 2;
+    if _count > 0 then
+      return next format('notifier.timer: %s rows of dropped events deleted', _count);
+      _idle := false;
+    end if;
+  end if;
+
   -- Taken before the leaves are locked, since this may have to wait for an instance that notes its position.
   perform from notifier.progress p for update;
   -- A transaction that is left open after this would keep readers out of the leaves it emptied.
