@@ -16,6 +16,7 @@ mod faults;
 mod harmless;
 mod http;
 mod inbox;
+mod looking_after;
 mod metrics;
 mod migrations;
 mod mirrors;

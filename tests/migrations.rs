@@ -170,7 +170,8 @@ async fn the_three_roles_get_what_they_need_and_nothing_else() {
     let dba = as_role("a_dba").await;
     dba.batch_execute(include_str!("../sql/parkmate/events.sql")).await.expect("the DBA defines events");
     dba.batch_execute(
-        "select * from notifier.event; select * from notifier.fault; select notifier.drop_event('booking.created')",
+        "select * from notifier.event; select * from notifier.fault; select notifier.drop_event('booking.created');
+         select notifier.export_events()",
     )
     .await
     .unwrap();

@@ -19,6 +19,7 @@ begin
       notifier.pause_event(text, text),
       notifier.resume_event(text),
       notifier.preview_event(text, text, jsonb),
+      notifier.export_events(),
       notifier.sweep(interval),
       notifier.new_epoch(),
       notifier.rotate_channel()
