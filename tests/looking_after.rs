@@ -143,3 +143,92 @@ commit;
 "#
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_event_did_is_counted_since_a_time() {
+    let database = Database::new().await;
+    let hour = "now() - interval '1 hour'";
+    let told = async |since: &str, event: &str| {
+        let stats = format!(
+            "select format('%s %s: %s to %s, %s delivered, %s read, %s wait, %s, %s, %s faults', s.event, s.kind, s.notifications,
+                    s.users, s.delivered, s.read, s.waiting, coalesce(s.median_delivery::text, 'never'),
+                    coalesce(now() - s.last_told_at < interval '1 minute', false), s.faults)
+             from notifier.event_stats({since}) s where s.event = '{event}'"
+        );
+        database.rows(&stats).await.first().map(|row| row.get::<_, String>(0)).unwrap_or_default()
+    };
+    assert_eq!(database.one::<i64>("select count(*) from notifier.event_stats()").await, 10, "told or not");
+    let nothing = "payment.verified write: 0 to 0, 0 delivered, 0 read, 0 wait, never, f, 0 faults";
+    assert_eq!(told(hour, "payment.verified").await, nothing);
+
+    // Five, of two users, of which one was dealt with in each way, and the last but one is too late to wait.
+    for _ in 0..2 {
+        database.write("update payment set status = 'verified' where method = 'cash'").await;
+        database.write("update payment set status = 'pending'").await;
+    }
+    database.write("update payment set status = 'verified' where id = 201").await;
+    let ids: Vec<i64> = database.one("select array_agg(id order by id) from notifier.notification").await;
+    assert_eq!(ids.len(), 5);
+    for (id, set) in [
+        (ids[0], "delivered_at = created_at + interval '1 second', read_at = created_at + interval '1 minute'"),
+        (ids[1], "delivered_at = created_at + interval '3 seconds'"),
+        (ids[2], "summarized_at = created_at"),
+        (ids[3], "until = created_at"),
+    ] {
+        database.run(&format!("update notifier.notification set {set} where id = {id}")).await;
+    }
+    let five = "payment.verified write: 5 to 2, 2 delivered, 1 read, 1 wait, 00:00:02, t, 0 faults";
+    assert_eq!(told(hour, "payment.verified").await, five);
+    assert_eq!(told("null", "payment.verified").await, five);
+    assert_eq!(told("'-infinity'", "payment.verified").await, five);
+    assert_eq!(told("clock_timestamp()", "payment.verified").await, nothing);
+
+    // Yesterday's and last week's, and what was there before `since`.
+    for days in [2, 8, 14] {
+        database
+            .run(&format!(
+                "insert into notifier.notification (slot, user_id, event, level, message, data, created_at)
+                 select notifier.slot(c.at), '9', 'booking.declined', 'info', 'x', '{{}}', c.at
+                 from (select now() - interval '{days} days' as at) c"
+            ))
+            .await;
+    }
+    for (since, count) in [("1 day", 0), ("49 hours", 1), ("9 days", 2), ("15 days", 3), ("16 days", 3), ("90 days", 3)]
+    {
+        let declined = told(&format!("now() - interval '{since}'"), "booking.declined").await;
+        assert!(declined.starts_with(&format!("booking.declined write: {count} to ")), "{since}: {declined}");
+    }
+
+    // What was sent, and what is no more.
+    database.run("select notifier.send('7', 'info', 'Hello.', event => 'by.hand'); select notifier.drop_event('payment.verified')").await;
+    assert_eq!(told(hour, "by.hand").await, "by.hand sent: 1 to 1, 0 delivered, 0 read, 1 wait, never, t, 0 faults");
+    assert_eq!(told(hour, "payment.verified").await, five.replace("write", "dropped"));
+
+    // Faults, as they come and as the service has counted them.
+    database.run("alter table public.booking rename column status to state").await;
+    database.write("update booking set state = state where id = 101").await;
+    database
+        .run(
+            "insert into notifier.fault_total (event, sqlstate, message, first_seen, last_seen, count, last_id)
+             values ('booking.declined', '22012', 'a', now() - interval '3 days', now() - interval '5 minutes', 7, 1),
+                    ('booking.declined', '22012', 'b', now() - interval '3 days', now() - interval '2 days', 9, 1)",
+        )
+        .await;
+    let declined = "booking.declined write: 0 to 0, 0 delivered, 0 read, 0 wait, never, f, 8 faults";
+    assert_eq!(told(hour, "booking.declined").await, declined);
+}
+
+/// A day's statistics do not read two weeks of notifications.
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_read_no_leaves_but_those_of_their_days() {
+    let database = Database::new().await;
+    let scanned = "select count(*) from pg_locks l join pg_class c on c.oid = l.relation
+                   where l.pid = pg_backend_pid() and c.relname ~ '^notification_[0-9]+$'";
+    for (since, leaves) in [("1 hour", 2..=3), ("3 days", 5..=5), ("30 days", 16..=16)] {
+        database.run("begin").await;
+        database.rows(&format!("select * from notifier.event_stats(now() - interval '{since}')")).await;
+        let locked: i64 = database.one(scanned).await;
+        database.run("rollback").await;
+        assert!(leaves.contains(&locked), "{since}: {locked}");
+    }
+}

@@ -20,6 +20,7 @@ begin
       notifier.resume_event(text),
       notifier.preview_event(text, text, jsonb),
       notifier.export_events(),
+      notifier.event_stats(timestamptz),
       notifier.sweep(interval),
       notifier.new_epoch(),
       notifier.rotate_channel()
