@@ -171,7 +171,7 @@ async fn the_three_roles_get_what_they_need_and_nothing_else() {
     dba.batch_execute(include_str!("../sql/parkmate/events.sql")).await.expect("the DBA defines events");
     dba.batch_execute(
         "select * from notifier.event; select * from notifier.fault; select notifier.drop_event('booking.created');
-         select notifier.export_events(); select * from notifier.event_stats()",
+         select notifier.export_events(); select * from notifier.event_stats(); select * from notifier.check()",
     )
     .await
     .unwrap();

@@ -237,7 +237,10 @@ async fn fired_timers_devices_and_faults_leave_as_well() {
     assert_eq!(database.one::<i64>(timers).await, live - 1, "that of an event that was dropped");
     assert_eq!(database.one::<i64>("select count(*) from notifier.fired").await, 3);
     assert_eq!(database.one::<String>("select string_agg(device, ',') from notifier.device").await, "29 days");
-    assert_eq!(database.one::<String>("select string_agg(event || message, ',' order by event) from notifier.fault").await, "e6 days,f6 days");
+    assert_eq!(
+        database.one::<String>("select string_agg(event || message, ',' order by event) from notifier.fault").await,
+        "e6 days,f6 days"
+    );
 }
 
 /// The service sweeps by itself, and what goes wrong with that holds up nobody's timer.

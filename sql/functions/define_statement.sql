@@ -3,7 +3,7 @@
 --   _source   its table as the statement is to name it, with its schema
 --   returns   a call of notifier.define_event or notifier.define_timer, with a semicolon. Its literals are written for
 --             standard_conforming_strings = on
--- Used by: notifier.export_events.
+-- Used by: notifier.export_events, notifier.check_event.
 create or replace function notifier.define_statement(_d notifier.definition, _source text) returns text
 language sql stable
 return (

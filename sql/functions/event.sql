@@ -16,7 +16,7 @@ select
     where not exists (
       select from notifier.generated g
       join pg_catalog.pg_trigger t on t.tgrelid = g.source and t.tgname = format('notifier_%s_%s', g.operation, g.id)
-      where g.source = d.source and g.operation = o.operation and t.tgenabled <> 'D')
+      where g.source = d.source and g.operation = o.operation and t.tgenabled in ('O', 'A'))
   ) as installed,
   d.paused_at is not null as paused,
   (select count(*) from notifier.fault_record f where f.event = d.name)

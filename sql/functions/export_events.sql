@@ -19,7 +19,10 @@ set search_path = pg_catalog, pg_temp as $function$
     cross join lateral notifier.source_now(d) as s(name)
     cross join lateral (
       select notifier.define_statement(d, coalesce(s.name, d.source_name))
-        || case when d.paused_at is not null then format(E'\nselect notifier.pause_event(%L);', d.name) else '' end as statement
+        || case when d.paused_at is null then ''
+             when d.paused_because = 'by hand' then format(E'\nselect notifier.pause_event(''%s'');', d.name)
+             else format(E'\nselect notifier.pause_event(''%s'', because => ''%s'');', d.name, replace(d.paused_because, '''', '''''')) end
+        as statement
     ) t
   ) e
 $function$;

@@ -21,6 +21,7 @@ begin
       notifier.preview_event(text, text, jsonb),
       notifier.export_events(),
       notifier.event_stats(timestamptz),
+      notifier.check(),
       notifier.sweep(interval),
       notifier.new_epoch(),
       notifier.rotate_channel()

@@ -10,8 +10,7 @@ create or replace function notifier.install_trigger(_source regclass, _operation
 language plpgsql
 set lock_timeout = '100ms' as $$
 declare
-  -- With the function's number: a partition may be the source of events itself.
-  _name  text := format('notifier_%s_%s', install_trigger._operation, substring(install_trigger._function from '\d+$'));
+  _name  text := notifier.trigger_name(install_trigger._operation, install_trigger._function);
   _table regclass;
 begin
   for _table in
@@ -28,13 +27,7 @@ begin
   loop
     for _try in 1..20 loop
       begin
-        execute format('create trigger %I after %s on %s referencing %s for each statement execute function %s()',
-          _name, install_trigger._operation, _table,
-          case install_trigger._operation
-            when 'insert' then 'new table as new'
-            when 'update' then 'old table as old new table as new'
-            else 'old table as old' end,
-          install_trigger._function);
+        execute notifier.trigger_statement(_table, install_trigger._operation, install_trigger._function);
         exit;
       exception
         when lock_not_available then

@@ -7,8 +7,13 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   perform pg_advisory_xact_lock(7809647138214477428);
   perform notifier.write_function(g.source, g.operation)
-  from notifier.generated g join pg_catalog.pg_class c on c.oid = g.source
-  where g.kind = 'write';
+  from (
+    select g.source, g.operation from notifier.generated g where g.kind = 'write'
+    union
+    -- After the restore of a part.
+    select d.source, o.operation from notifier.definition d cross join unnest(string_to_array(d.operation, ' or ')) as o(operation)
+  ) g
+  join pg_catalog.pg_class c on c.oid = g.source;
   perform notifier.timer_functions(d)
   from notifier.definition d join pg_catalog.pg_class c on c.oid = d.source
   where d.kind = 'timer';

@@ -2,7 +2,7 @@
 --   _d        the event
 --   returns   the table it was defined on, whatever its name is now; where that was dropped, the table that has the name it had;
 --             null where there is none either
--- Used by: notifier.export_events.
+-- Used by: notifier.export_events, notifier.check_event.
 create or replace function notifier.source_now(_d notifier.definition) returns text
 language sql stable
 return coalesce(

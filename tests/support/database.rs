@@ -103,6 +103,11 @@ impl Database {
         Self { owner: connect(&owner).await, app: connect(&app).await, server, name }
     }
 
+    /// The same one, through new connections.
+    pub async fn anew(&self) -> Self {
+        Self::at(self.server, self.name.clone()).await
+    }
+
     /// The owner's address of it.
     pub fn url(&self) -> String {
         self.server.url("parkmate", &self.name)
