@@ -1,7 +1,7 @@
 # What a person can do here; `make help` lists it.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-rust test-conformance test-browser torture bench bench-own bench-peers lint schema screenshot prerequisites
+.PHONY: help run test test-rust test-postgres-18 test-conformance test-browser torture bench bench-own bench-peers lint schema screenshot prerequisites
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -10,7 +10,7 @@ run: ## the demo: a throw-away Postgres, the parking application, and a page to 
 	@scripts/prerequisites postgres
 	cargo run --locked -- demo
 
-test: prerequisites lint test-rust test-conformance test-browser ## everything, on a clean machine too
+test: prerequisites lint test-rust test-postgres-18 test-conformance test-browser ## everything, on a clean machine too
 
 prerequisites: ## install what the tests need, where apt and root allow it
 	@scripts/prerequisites postgres node npm python3
@@ -23,6 +23,10 @@ lint: ## formatting, clippy and rustdoc without a warning
 
 test-rust: ## unit tests, and tests on a real Postgres and real sockets
 	cargo test --locked
+
+test-postgres-18: ## the tests that talk to Postgres once more, on a Postgres 18 fetched into target/
+	@scripts/prerequisites python3
+	EXPECTED_POSTGRES=18 scripts/with-postgres-18 cargo test --locked --test it -- --skip model:: --skip conformance::
 
 test-conformance: ## the Autobahn cases of RFC 6455 against the code of every socket
 	@scripts/prerequisites python3

@@ -21,6 +21,7 @@ pub fn postgres() -> &'static PrivatePostgres {
                 let server = PrivatePostgres::start_with(&["max_prepared_transactions = 10"])
                     .await
                     .expect("a Postgres to test with");
+                refuse_another_major(&server).await;
                 prepare_template(&server).await;
                 server
             })
@@ -28,6 +29,14 @@ pub fn postgres() -> &'static PrivatePostgres {
         .join()
         .unwrap()
     })
+}
+
+/// Where a run is meant for one major version of Postgres, it is not to pass on whatever else is installed.
+async fn refuse_another_major(server: &PrivatePostgres) {
+    let Ok(expected) = std::env::var("EXPECTED_POSTGRES") else { return };
+    let admin = connect(&server.url("postgres", "postgres")).await;
+    let version: String = admin.query_one("show server_version", &[]).await.unwrap().get(0);
+    assert_eq!(version.split('.').next(), Some(expected.as_str()), "PATH leads to Postgres {version}");
 }
 
 /// The roles and the template on a server.
