@@ -45,7 +45,7 @@ async fn the_exported_script_brings_all_events_back_and_changes_nothing_where_th
     }
     database
         .run("select notifier.pause_event('booking.expired'); select notifier.pause_event('booking.declined', e'It''s \\\\ $$ much');
-             select notifier.define_timer('odd.timer', 'public.plain', e'  at -- when it is\\n', 'info', 'Now.', 'select user_id from due')")
+             select notifier.define_timer('odd.timer', 'public.plain', e'  at /* when\\nit is */ \\n', 'info', 'Now.', 'select user_id from due')")
         .await;
     let (script, before) = (export(&database).await, versions(&database).await);
     let written = include_str!("../sql/parkmate/events.sql");
