@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod check;
 mod demo;
 mod migrate;
 pub mod private_postgres;
@@ -24,6 +25,10 @@ pub async fn run(command: Command) -> Result<()> {
                 migrated = migrate::run(config) => migrated,
                 () = stop.cancelled() => bail!("stopped before it was done: what is not committed is undone, run it again"),
             },
+            Command::Check(config) => tokio::select! {
+                checked = check::run(config) => checked,
+                () = stop.cancelled() => bail!("stopped before it was done"),
+            },
             Command::Serve(config) => serve::run(config, stop.clone()).await,
             Command::Demo(config) => demo::run(config, stop.clone()).await,
         }
@@ -34,10 +39,10 @@ pub async fn run(command: Command) -> Result<()> {
     }
 }
 
-/// What is logged when `NOTIFIER_LOG` does not say. The demo talks to a person, who sees no log unless something is wrong.
+/// What is logged when `NOTIFIER_LOG` does not say. The demo and `check` talk to a person, who sees no log unless something is wrong.
 pub fn default_log(command: &Command) -> &'static str {
     match command {
-        Command::Demo(_) => "warn",
+        Command::Demo(_) | Command::Check(_) => "warn",
         // Migrations are told by the command itself.
         Command::Migrate(_) | Command::Serve(_) => "info,refinery_core=warn,deadpool=error,tokio_postgres=warn",
     }

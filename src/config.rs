@@ -25,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// Bring the schema `notifier` of a database to this version.
     Migrate(DatabaseConfig),
+    /// Say what is wrong with the events of a database, and what to do; fails when somebody is not told.
+    Check(DatabaseConfig),
     /// Serve sockets. Never changes the schema.
     Serve(ServeConfig),
     /// Show it: a throw-away Postgres with a parking application, and a page to press buttons on.

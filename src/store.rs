@@ -20,7 +20,7 @@ use futures_util::TryStreamExt;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Config, Row};
+use tokio_postgres::{Config, Row, SimpleQueryRow};
 use tracing::error;
 
 use crate::protocol::{Cursor, Epoch, Notification, Position};
@@ -132,6 +132,18 @@ pub struct Timer {
     pub in_seconds: f64,
 }
 
+/// Something that [`Store::check`] found.
+pub struct Finding {
+    /// `error`, `warning` or `note`.
+    pub severity: String,
+    /// Whose it is: events, with commas; none where it is nobody's.
+    pub event: Option<String>,
+    /// What is wrong.
+    pub problem: String,
+    /// A statement to run, or what to do in words.
+    pub fix: String,
+}
+
 /// The database as the service sees it. Cheap to clone. Every method takes a pooled connection, waits at most ten seconds for
 /// one and as long for an answer, and may be dropped at any time: what it began is then finished or undone by the database.
 #[derive(Clone)]
@@ -209,6 +221,26 @@ impl Store {
     /// Says which side is older and what to do.
     pub async fn check_schema(&self) -> Result<()> {
         migrations::check(&mut self.link().await?).await
+    }
+
+    /// What broke since it was defined, the worst first; nothing when all is well. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::check_schema`]; the role may not call `notifier.check`.
+    pub async fn check(&self) -> Result<Vec<Finding>> {
+        let mut link = self.link().await?;
+        migrations::check(&mut link).await?;
+        let rows = link.query("select severity, event, problem, fix from notifier.check()").await?;
+        let text = |row: &SimpleQueryRow, column| row.get(column).map(str::to_owned);
+        Ok(rows
+            .iter()
+            .map(|row| Finding {
+                severity: text(row, 0).unwrap_or_default(),
+                event: text(row, 1),
+                problem: text(row, 2).unwrap_or_default(),
+                fix: text(row, 3).unwrap_or_default(),
+            })
+            .collect())
     }
 
     /// Reads what was committed since a position of an epoch, and hands each notification to `publish` as it arrives, by id. `limit`

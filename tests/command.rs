@@ -224,3 +224,32 @@ async fn a_log_that_nobody_reads_hinders_nothing() {
     let status = timeout(LIMIT, child.wait()).await.expect("it never ended").unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_broke_and_fails_when_somebody_is_not_told() {
+    let database = Database::new().await;
+    let url = database.url();
+    let arguments = ["check", "--database-url", &url];
+    let (code, out, _) = run(&arguments).await;
+    assert_eq!(code, Some(0));
+    assert_eq!(out, "note: no service has read this database yet\n  Start `parkmate-notifier serve`.\n");
+
+    let mut command = binary();
+    command.args(["serve", "--database-url", &url, "--listen", "127.0.0.1:0", "--auth", "none"]).stderr(Stdio::piped());
+    let _serving = serve(command).await;
+    let (code, out, _) = run(&arguments).await;
+    assert_eq!((code, out.starts_with("all is well: 127.0.0.1:")), (Some(0), true), "{out}");
+
+    database.run("alter table public.carwash rename column status to state").await;
+    let (code, out, error) = run(&arguments).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        out.starts_with("error: carwash.completed: the query cannot run: column changed.status does not exist\n  "),
+        "{out}"
+    );
+    assert!(error.contains("1 error: somebody is not told"), "{error}");
+
+    let unmigrated = Database::empty().await;
+    let (code, _, error) = run(&["check", "--database-url", &unmigrated.url()]).await;
+    assert_eq!((code, error.contains("run `parkmate-notifier migrate` first")), (Some(1), true), "{error}");
+}

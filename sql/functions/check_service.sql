@@ -36,7 +36,8 @@ begin
     and l.classid::bigint = 7809647138214477427 >> 32 and l.objid::bigint = 7809647138214477427 & 4294967295;
   _connected := coalesce(_connected, exists (
     select from pg_catalog.pg_stat_activity a
-    where a.datname = current_database() and a.application_name = 'parkmate-notifier'));
+    where a.datname = current_database() and a.application_name = 'parkmate-notifier'
+      and a.pid <> pg_backend_pid()));   -- `parkmate-notifier check` itself
   _idle := _progress.noted_at < now() - check_service._patience or _progress.generation = 0;
 
   -- A service that starts reads on from the present, and sockets are caught up with what was told before: only what was told
