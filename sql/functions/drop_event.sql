@@ -12,11 +12,8 @@ declare
   _operation text;
 begin
   perform pg_advisory_xact_lock(7809647138214477428);
-  delete from notifier.definition d where d.name = drop_event.name returning d.* into _d;
-  if _d.name is null then
-    raise exception 'there is no event %', coalesce(quote_literal(drop_event.name), 'null') using errcode = 'undefined_object',
-      hint = format('There are: %s.', (select string_agg(d.name, ', ' order by d.name) from notifier.definition d));
-  end if;
+  _d := notifier.existing(drop_event.name);
+  delete from notifier.definition d where d.name = _d.name;
   insert into notifier.event_history (name, version, definition) values (_d.name, _d.version, to_jsonb(_d));
   delete from notifier.timer t where t.event = _d.name;
   delete from notifier.backfill b where b.event = _d.name;

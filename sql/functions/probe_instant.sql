@@ -1,37 +1,64 @@
 -- notifier.probe_instant: check an expression that says when: `due` or `until` of a timer.
---   _event        the timer
---   _parameter    'due' or 'until', for the error
---   _source       the table whose columns it reads
+--   _d            the timer
+--   _part         'due' or 'until', for the error
 --   _expression   the expression
 --   raises        42601 for several statements, a subquery or the present time in it, 42804 unless it is a timestamptz
 -- Used by: notifier.define.
-create or replace function notifier.probe_instant(_event text, _parameter text, _source regclass, _expression text) returns void
-language plpgsql as $$
+create or replace function notifier.probe_instant(_d notifier.definition, _part text, _expression text) returns void
+language plpgsql as $function$
 declare
-  _what    text := format('%s of timer %s', probe_instant._parameter, probe_instant._event);
-  _columns jsonb;
+  _title text := notifier.title(probe_instant._d) || ': ' || probe_instant._part;
+  _probe record;
+  _type  text;
 begin
-  if coalesce(trim(probe_instant._expression), '') = '' then
-    raise exception '% is empty', _what using errcode = 'syntax_error',
-      hint = 'Write an expression over the row: end_time - interval ''5 minutes''';
+  if coalesce(btrim(probe_instant._expression, E' \t\r\n'), '') = '' then
+    raise exception '% is empty', _title using errcode = 'syntax_error',
+      detail = case probe_instant._part when 'due' then 'It says when the user is told.' else 'It says from when on it is too late to tell the user.' end,
+      hint = case probe_instant._part when 'due' then 'Write an expression over the row: due => $$ end_time - interval ''5 minutes'' $$.'
+        else 'Write an expression over the row, or leave it out: then it is one day after `due`.' end;
   end if;
-  if probe_instant._expression ~* '\m(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|age|random)\s*\('
-    or probe_instant._expression ~* '\m(current_timestamp|current_date|current_time|localtimestamp|localtime)\M'
-    or probe_instant._expression ~* '''(now|today|tomorrow|yesterday)'''
-  then
-    raise exception '% depends on the present time', _what using errcode = 'syntax_error',
-      hint = 'It has to give the same instant whenever it is asked: compute it from columns of the row.';
-  end if;
-  if probe_instant._expression ~* '\(\s*(select|with|values|table)\M' then
-    raise exception '% has a subquery', _what using errcode = 'syntax_error',
-      hint = 'A timer moves when its own row is written: keep the instant in a column of the row.';
-  end if;
-  _columns := notifier.probe(_what, 'never as (select)',
+
+  select * into _probe
+  from notifier.probe(probe_instant._d, probe_instant._part, 'never as (select)',
     -- In WHERE as well, where neither aggregates nor set-returning functions may stand.
-    format(E'select (\n%1$s\n) as instant from %2$s s where (\n%1$s\n) is not null', probe_instant._expression, probe_instant._source));
-  if _columns -> 0 ->> 'type' <> 'timestamp with time zone' then
-    raise exception '% is of type %, not timestamptz', _what, _columns -> 0 ->> 'type' using errcode = 'datatype_mismatch',
-      hint = 'Say which zone it is in: (end_time at time zone ''Europe/Berlin'')';
+    format(E'select (\n%1$s\n) as instant from (%2$s) s where (\n%1$s\n) is not null',
+      probe_instant._expression, notifier.shape((probe_instant._d).source)));
+
+  if _probe.tree ~ '\{SUBLINK ' then
+    raise exception '% has a subquery', _title using errcode = 'syntax_error',
+      detail = 'A timer moves when its own row is written; what another row says could change unseen.',
+      hint = 'Keep the instant in a column of the row.';
+  end if;
+  -- Operations 0 to 8 are current_date to localtimestamp. A text such as 'tomorrow' becomes an instant as soon as it is read.
+  if _probe.tree ~ '\{SQLVALUEFUNCTION :op [0-8] '
+    or exists (select from regexp_matches(_probe.tree, ':funcid (\d+)', 'g') f
+               where f[1]::oid in ('pg_catalog.now()'::regprocedure, 'pg_catalog.statement_timestamp()'::regprocedure,
+                 'pg_catalog.transaction_timestamp()'::regprocedure, 'pg_catalog.age(timestamptz)'::regprocedure,
+                 'pg_catalog.age(timestamp)'::regprocedure))
+    or probe_instant._expression ~* '''\s*(now|today|tomorrow|yesterday)\M'
+  then
+    raise exception '% depends on the present time', _title using errcode = 'syntax_error',
+      detail = 'It has to give the same instant whenever it is asked.',
+      hint = 'Compute it from columns of the row, as in created_at + interval ''1 hour''.';
+  end if;
+
+  _type := _probe.columns -> 0 ->> 'type';
+  if jsonb_array_length(_probe.columns) <> 1 or _type <> 'timestamp with time zone' then
+    raise exception '% is of type %, not timestamptz', _title, _type using errcode = 'datatype_mismatch',
+      detail = case
+        when _type in ('timestamp without time zone', 'date') then 'Without a zone it is another instant for every session.'
+        else 'An instant is a date, a time and a zone.' end,
+      hint = case
+        when _type = 'timestamp without time zone' then format('Say which zone it is in: (%s) at time zone ''Europe/Berlin''',
+          btrim(probe_instant._expression))
+        when _type = 'date' then format('Say when on that day, and in which zone: ((%s) + time ''09:00'') at time zone ''Europe/Berlin''',
+          btrim(probe_instant._expression))
+        when _type in ('smallint', 'integer', 'bigint', 'numeric', 'real', 'double precision')
+          then format('If it counts seconds since 1970: to_timestamp(%s)', btrim(probe_instant._expression))
+        when _type = 'interval' then 'Add it to a column that says since when: created_at + interval ''1 hour'''
+        when _type = 'text' or _type like 'character%' then format(
+          'Keep it in a column of type timestamptz. Until then: (%s)::timestamp at time zone ''Europe/Berlin''', btrim(probe_instant._expression))
+        else 'Write an expression over the row: end_time - interval ''5 minutes''' end;
   end if;
 end
-$$;
+$function$;

@@ -10,7 +10,7 @@ language sql stable
 return
   case when told_select._with = '' then '' else 'with ' || told_select._with || E'\n' end
   || 'select array_agg(q.user_id::text) as users, array_agg('
-  || notifier.message_expression((told_select._d).name, (told_select._d).message, (told_select._d).columns)
+  || notifier.message_expression(notifier.title(told_select._d), (told_select._d).message, (told_select._d).columns)
   || ') as messages, array_agg('
   || notifier.data_expression((told_select._d).columns)
   || ') as data'
