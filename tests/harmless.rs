@@ -194,7 +194,7 @@ async fn whatever_the_query_raises_the_write_succeeds() {
     let database = Database::new().await;
     database
         .run(
-            "create function public.fails(how text) returns text language plpgsql as $$ begin
+            "create function public.fails(how text) returns text language plpgsql stable as $$ begin
                if how = 'assert' then assert false, 'no'; elsif how = 'raise' then raise exception 'no';
                elsif how = 'divide' then return 1 / 0; elsif how = 'cast' then return 'x'::int; end if; return '8'; end $$;
              select notifier.define_event('payment.odd', 'public.payment', 'update', 'info', 'odd',

@@ -20,6 +20,7 @@ mod looking_after;
 mod metrics;
 mod migrations;
 mod mirrors;
+mod mistakes;
 mod model;
 mod pauses;
 mod preview;

@@ -56,16 +56,20 @@ language sql as $$
   select format('%s reads all of %s (%s MB): %s', case when (scans._d).kind = 'timer' then 'each firing' else 'each statement' end,
     r.name, round(r.size / 1048576, 1), case
       when w.keys is null then 'nothing in the query says with = which of its rows are meant; join it to what changed'
-      when i.there then format('its index on (%s) does not help, since too many of its rows have the same value', w.keys[1])
+      when m.keys = '{}' then format('its index on (%s) does not help, since too many of its rows have the same value', w.keys[1])
       else (select string_agg(format('create index %son %s (%s);', case c.relkind when 'p' then '' else 'concurrently ' end, r.name, k), ' ')
-            from unnest(w.keys) k) end)
+            from unnest(m.keys) k) end)
   from relation r
   join pg_catalog.pg_class c on c.oid = r.name
   left join wanted w on w.name = r.name
   cross join lateral (
-    select exists (select from pg_catalog.pg_index x
-                   where x.indrelid = r.name and x.indisvalid
-                     and w.keys[1] = any (array[pg_get_indexdef(x.indexrelid, 1, true), concat_ws(', ', pg_get_indexdef(x.indexrelid, 1, true), nullif(pg_get_indexdef(x.indexrelid, 2, true), ''))])) as there
-  ) i
+    select array(
+      select k from unnest(w.keys) k
+      where not exists (
+        select from pg_catalog.pg_index x
+        where x.indrelid = r.name and x.indisvalid
+          and (select string_agg(pg_get_indexdef(x.indexrelid, n, true), ', ' order by n) from generate_series(1, x.indnkeyatts) n) || ', '
+              like replace(k, '_', '\_') || ', %')) as keys
+  ) m
   order by r.name::text
 $$;
