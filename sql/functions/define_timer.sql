@@ -12,7 +12,8 @@ create or replace function notifier.define_timer(
   name text, source regclass, due text, level text, message text, query text, until text default null
 ) returns setof text
 language plpgsql security definer
-set search_path = pg_catalog, pg_temp as $$
+set search_path = pg_catalog, pg_temp
+set jit = off as $$   -- it would take ten times as long as all of the checks
 declare
   _d notifier.definition;
 begin

@@ -2,7 +2,7 @@
 --   _d            the timer
 --   _part         'due' or 'until', for the error
 --   _expression   the expression
---   raises        42601 for several statements, a subquery or the present time in it, 42804 unless it is a timestamptz
+--   raises        42601 for several statements, a comment at its end, a subquery or the present time in it, 42804 unless it is a timestamptz
 -- Used by: notifier.define.
 create or replace function notifier.probe_instant(_d notifier.definition, _part text, _expression text) returns void
 language plpgsql as $function$
@@ -16,6 +16,11 @@ begin
       detail = case probe_instant._part when 'due' then 'It says when the user is told.' else 'It says from when on it is too late to tell the user.' end,
       hint = case probe_instant._part when 'due' then 'Write an expression over the row: due => $$ end_time - interval ''5 minutes'' $$.'
         else 'Write an expression over the row, or leave it out: then it is one day after `due`.' end;
+  end if;
+  if btrim(probe_instant._expression, E' \t\r\n') ~ '--[^\n]*$' then
+    raise exception '% ends with a comment', _title using errcode = 'syntax_error',
+      detail = 'What is written after it, in the trigger''s function, would belong to the comment.',
+      hint = 'Leave it out, or write it between /* and */.';
   end if;
 
   select * into _probe

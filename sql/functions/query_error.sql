@@ -79,22 +79,25 @@ begin
         coalesce(substring(query_error._message from '"([^"]+)"'), 'id'));
 
     when query_error._state = '42701' then
-      _name := substring(query_error._message from '"([^"]+)"');
+      _name := coalesce(substring(query_error._message from '"([^"]+)"'), 'of one name');
       if _name = '?column?' then
         query_error.state := '42601';
         query_error.message := _title || ' has no names for its columns';
         query_error.detail := 'Every column but user_id becomes a key of `data`.';
         query_error.hint := 'Give each one: count(*) as bookings.';
       else
-        query_error.message := format('%s has two columns %s', _title, quote_ident(_name));
+        query_error.message := format('%s has two columns %s', _title, _name);
         query_error.detail := 'Every column but user_id becomes a key of `data`, and a key stands there once.';
-        query_error.hint := format('Leave one out, or give it another name: ... as other_%s.', _name);
+        query_error.hint := format('Leave one out, or give it another name: ... as other_%s.', replace(_name, ' ', '_'));
       end if;
 
     when query_error._state = '42P16' and query_error._message ~ 'pseudo-type' then
-      query_error.message := format('%s has a column of no type, %s', _title, substring(query_error._message from '"([^"]+)"'));
-      query_error.detail := 'A row made of columns has none.';
-      query_error.hint := 'Write its columns one by one, or to_jsonb(...) of it.';
+      _name := coalesce(substring(query_error._message from '"([^"]+)"'), 'a row');
+      query_error.message := format('%s has a column of no type, %s', _title, _name);
+      query_error.detail := case when _name = 'was' then '`was` is the old row as a whole, and * takes it along.'
+        else 'A row made of columns has none.' end;
+      query_error.hint := case when _name = 'was' then 'Name the columns: select user_id, id, (was).id as id_before from changed.'
+        else 'Write its columns one by one, or to_jsonb(...) of it.' end;
 
     when query_error._state = '42P16' and query_error._message ~ 'temporary' then
       query_error.message := _title || ' reads a temporary table';
@@ -122,7 +125,7 @@ begin
         query_error.detail := 'Postgres computes it when the table is read; the rows that a trigger sees do not have it.';
         query_error.hint := (
           select format('Write its expression instead: %s. Or, as the owner of the table, make it stored: alter table %s drop column %I, add column %I %s generated always as (%s) stored;',
-                        pg_get_expr(d.adbin, d.adrelid), _source, _name, _name, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid))
+                        pg_get_expr(d.adbin, d.adrelid, true), _source, _name, _name, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid, true))
           from pg_catalog.pg_attribute a join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
           where a.attrelid = _source and a.attname = _name);
       elsif _name in ('ctid', 'xmin', 'xmax', 'cmin', 'cmax', 'tableoid') then
@@ -149,7 +152,7 @@ begin
         substring(query_error._query from '(?i)\mwas\.("[^"]+"|[[:alpha:]_][\w$]*)'), 'status') || ', with the parentheses.';
 
     when query_error._state = '42P01' then
-      _name := substring(query_error._message from '"([^"]+)"');
+      _name := coalesce(substring(query_error._message from '"([^"]+)"'), 'a table');
       if query_error._message ~ 'FROM-clause entry' then
         query_error.message := format('%s reads a column of %s, which is not in its FROM', _title, _name);
         query_error.detail := coalesce(query_error.detail, 'FROM names what is read.');

@@ -4,7 +4,8 @@
 --   returns   a line for each table; nothing when the query does not fit its tables any more
 -- Used by: notifier.warnings, notifier.check.
 create or replace function notifier.scans(_d notifier.definition) returns setof text
-language sql as $$
+language sql
+set jit = off as $$   -- the estimates of a recursive query would bring it in
   with recursive node as (
     -- Each node with the conditions of those above it: a join's condition stands at the join.
     select p -> 'Plan' as plan, '{}'::text[] as conditions
