@@ -99,6 +99,81 @@ async fn each_mistake_has_its_answer_and_changes_nothing() {
     assert_eq!(kept.split("\n## ").count(), asked.split("\n## ").count());
 }
 
+/// Semicolons, quotes and parentheses in texts and comments, recursion, sets, words of the clock that are no times: none is a mistake.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_looks_like_a_mistake_is_taken() {
+    let database = Database::new().await;
+    for (operation, message, query) in [
+        ("update", "{n}", "with recursive t(n) as (select 1 union all select n + 1 from t where n < 3) select 8 as user_id, n from t, changed"),
+        ("update", "{a}", "(select user_id, null as a from new) union all (select user_id, 'x' from old) order by 1"),
+        ("update", "{{}}", "table new"),
+        (
+            "update",
+            "{n}",
+            "/* who; */ -- paid;
+             select distinct on (c.user_id) c.user_id, row_number() over w as n, array_agg(b.id) over w as ids
+             from changed c join public.booking b on b.id = c.booking_id cross join lateral (select 1 as one) l
+             window w as (partition by c.user_id) order by 1; ; ",
+        ),
+        (
+            "insert or update",
+            "{n} {at:DD.MM.YYYY HH24:MI} {day:DD.MM.} {took:HH24:MI} {small:000} {big:FM999} {real:0.0}",
+            "select user_id, count(*) as n, now() as at, current_date as day, interval '1 hour' as took, 1::smallint as small,
+               max(id) as big, 1.5::real as real
+             from changed group by user_id having count(*) > 0",
+        ),
+        (
+            "delete",
+            "{gone}",
+            "select user_id, to_jsonb(old) as gone, (select string_agg(method, ';') from old) as methods
+             from old where method ~* 'a;b' and method in ('(', ')') and method <> $q$ ; ) $q$",
+        ),
+        (
+            "update",
+            "{before}",
+            "select user_id::text || 'x' as user_id, (was).amount as before, case when amount > 5 then 1 end as flag, exists (select from public.booking)
+             from changed where (was) is not null and (was).id is not distinct from id",
+        ),
+    ] {
+        let define = format!(
+            "select notifier.define_event('a.b', 'public.payment', '{operation}', 'info', '{message}', $mistake$ {query} $mistake$)"
+        );
+        database.run(&define).await;
+    }
+    for due in [
+        "case when lower(status) = 'now' then start_time else end_time end",
+        "date_trunc('day', end_time at time zone 'UTC') at time zone 'UTC'",
+        "end_time + age(end_time, start_time) -- the comment ends here\n",
+        "end_time + make_interval(mins => length('-- no comment'))",
+    ] {
+        let define = format!(
+            "select notifier.define_timer('a.b', 'public.booking', $${due} $$, 'info', 'x', 'select user_id from due',
+               until => $$ timestamptz 'infinity' $$)"
+        );
+        database.run(&define).await;
+    }
+}
+
+/// Where the triggers are there, trying and replacing an event takes no lock that any writer, or anybody's index, would meet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_anew_locks_its_tables_as_a_select_does() {
+    let database = Database::new().await;
+    let locks = database
+        .rows(
+            "with defined as materialized (
+               select notifier.define_event('payment.verified', 'public.payment', 'update', 'info', 'x',
+                 'select c.user_id from changed c join public.booking b on b.id = c.booking_id') union all
+               select notifier.define_timer('booking.expired', 'public.booking', 'end_time', 'info', 'x', 'select user_id from due')
+             )
+             select distinct l.mode from (select count(*) from defined) d
+             cross join lateral (select * from pg_locks where d.count > 0) l
+             where l.pid = pg_backend_pid() and l.relation in ('public.payment'::regclass, 'public.booking'::regclass)",
+        )
+        .await;
+    let modes: Vec<&str> = locks.iter().map(|row| row.get(0)).collect();
+    assert_eq!(modes, ["AccessShareLock"]);
+}
+
 /// The lines that a definition returns with `warning: ` before them.
 async fn warnings(database: &Database, definition: &str) -> Vec<String> {
     let lines = database.rows(&format!("select line from {definition} as line")).await;

@@ -17,7 +17,7 @@ begin
       hint = case probe_instant._part when 'due' then 'Write an expression over the row: due => $$ end_time - interval ''5 minutes'' $$.'
         else 'Write an expression over the row, or leave it out: then it is one day after `due`.' end;
   end if;
-  if btrim(probe_instant._expression, E' \t\r\n') ~ '--[^\n]*$' then
+  if regexp_replace(probe_instant._expression, '''[^'']*''', '', 'g') ~ '--[^\n]*$' then
     raise exception '% ends with a comment', _title using errcode = 'syntax_error',
       detail = 'What is written after it, in the trigger''s function, would belong to the comment.',
       hint = 'Leave it out, or write it between /* and */.';
@@ -34,13 +34,15 @@ begin
       detail = 'A timer moves when its own row is written; what another row says could change unseen.',
       hint = 'Keep the instant in a column of the row.';
   end if;
-  -- Operations 0 to 8 are current_date to localtimestamp. A text such as 'tomorrow' becomes an instant as soon as it is read.
+  -- Operations 0 to 8 are current_date to localtimestamp. A text such as 'tomorrow' is a constant of a type of times by now, or
+  -- becomes one through its text; where it is a text like others nothing is said against it.
   if _probe.tree ~ '\{SQLVALUEFUNCTION :op [0-8] '
     or exists (select from regexp_matches(_probe.tree, ':funcid (\d+)', 'g') f
                where f[1]::oid in ('pg_catalog.now()'::regprocedure, 'pg_catalog.statement_timestamp()'::regprocedure,
                  'pg_catalog.transaction_timestamp()'::regprocedure, 'pg_catalog.age(timestamptz)'::regprocedure,
                  'pg_catalog.age(timestamp)'::regprocedure))
     or probe_instant._expression ~* '''\s*(now|today|tomorrow|yesterday)\M'
+      and _probe.tree ~ '\{CONST :consttype (1082|1083|1114|1184|1266) |\{COERCEVIAIO '
   then
     raise exception '% depends on the present time', _title using errcode = 'syntax_error',
       detail = 'It has to give the same instant whenever it is asked.',

@@ -141,6 +141,7 @@ begin
       elsif _name <> lower(_name) or lower(_name) <> all (_columns) then
         query_error.hint := case
           when _near is not null and (_instant or query_error.hint is null) then format('Perhaps you meant %I.', _near)
+          when _instant then 'Write a column of the row. A constant is written as timestamptz ''infinity''.'
           else coalesce(query_error.hint, 'Write a column that is there; another table''s have to be joined.') end;
       end if;
       query_error.hint := coalesce(query_error.hint, 'Perhaps you meant ' || quote_ident(_near) || '.', 'Write a column that is there.');
@@ -231,6 +232,9 @@ begin
         when query_error._message ~ '^operator' then 'Both sides have to be of one type: cast one of them, as in user_id::text = owner.login.'
         when query_error._message ~ '^type' then 'Write a type that is there, with its schema if it is one of yours.'
         else 'Look for it with \df, and cast what it is given to the types that it takes.' end;
+
+    when query_error._state ~ '^(40|53|55|57|58)' then
+      query_error.hint := coalesce(query_error.hint, 'It is no mistake of the query''s: define it again when that has passed.');
 
     when query_error._state like '22%' then
       query_error.detail := coalesce(query_error.detail, 'A constant in it gives this whatever the row.');

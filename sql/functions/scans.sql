@@ -25,7 +25,7 @@ set jit = off as $$   -- the estimates of a recursive query would bring it in
            array_agg(distinct quote_ident(s.alias)) || array_agg(quote_ident(regexp_replace(s.alias, '_\d+$', '')))
              filter (where s.leaf in (select i.inhrelid from pg_catalog.pg_inherits i)) as aliases,
            string_agg(distinct s.conditions, ' AND ') as conditions
-    from (select distinct on (leaf) * from scan order by leaf) s
+    from (select distinct on (leaf) * from scan order by leaf, alias) s
     group by 1
     having sum(pg_relation_size(s.leaf)) > 2 * 1024 * 1024
   ), side as (
