@@ -479,14 +479,14 @@ async fn a_query_that_can_be_planned_no_more_is_found() {
                'select user_id, p.price, public.twice(p.price) as p2 from old join public.prices p using (id)')",
         )
         .await;
-    let put_back = "Put back what it reads, or correct it and define it again.";
+    let put_back = "Write a column that is there; another table's have to be joined. Then define it again.";
     let columns = definition_of(&database, "q.columns").await;
     for (break_it, problem, fix, mend_it) in [
         ("drop column a", "the query cannot run: column \"a\" does not exist", put_back, "add column a bigint"),
         (
             "rename column paid_at to payd_at",
             "the query cannot run: column \"paid_at\" does not exist",
-            "Perhaps you meant to reference the column \"changed.payd_at\".",
+            "Perhaps you meant to reference the column \"changed.payd_at\". Then define it again.",
             "rename column payd_at to paid_at",
         ),
         (
@@ -506,36 +506,35 @@ async fn a_query_that_can_be_planned_no_more_is_found() {
     let retyped = "the query returns something else than when it was defined: operator does not exist: text < bigint";
     check_and_fix(&database, &[finding("error", "q.columns", retyped, &columns)]).await;
 
-    let grant = "As its owner: grant parkmate what is missing.";
     for (break_it, problem, fix, mend_it) in [
         (
             "revoke select on public.prices from parkmate",
-            "the query cannot run: permission denied for table prices",
-            grant,
+            "the query may not be run by parkmate: permission denied for table prices",
+            "As the owner of what is read: grant select on public.prices to parkmate;",
             "grant select on public.prices to parkmate",
         ),
         (
             "revoke execute on function public.twice(int) from parkmate",
-            "the query cannot run: permission denied for function twice",
-            grant,
+            "the query may not be run by parkmate: permission denied for function twice",
+            "As the owner of what is read: grant execute on function public.twice(integer) to parkmate;",
             "grant execute on function public.twice(int) to parkmate",
         ),
         (
             "alter table public.prices enable row level security",
-            "the query cannot run: query would be affected by row-level security policy for table \"prices\"",
-            grant,
+            "the query may not be run by parkmate: query would be affected by row-level security policy for table \"prices\"",
+            "As its owner, grant parkmate what is missing.",
             "alter table public.prices disable row level security",
         ),
         (
             "drop table public.prices",
-            "the query cannot run: relation \"public.prices\" does not exist",
-            put_back,
+            "the query reads public.prices, and there is no such table",
+            "Write a table that is there, with its schema, as in public.parking_lot. Then define it again.",
             "create table public.prices (id int, price int); grant select on public.prices to parkmate",
         ),
         (
             "drop function public.twice(int)",
             "the query cannot run: function public.twice(integer) does not exist",
-            "No function matches the given name and argument types. You might need to add explicit type casts.",
+            "Look for it with \\df, and cast what it is given to the types that it takes. Then define it again.",
             twice,
         ),
     ] {
@@ -583,7 +582,7 @@ async fn a_timer_that_lost_its_key_or_its_instant_is_found() {
         "error",
         "a.timer",
         "until cannot run: function public.grace() does not exist",
-        "No function matches the given name and argument types. You might need to add explicit type casts.",
+        "Look for it with \\df, and cast what it is given to the types that it takes. Then define it again.",
     );
     assert_eq!(check(&database).await, [until]);
     database.run(grace).await;

@@ -82,8 +82,10 @@ async fn a_paused_timer_fires_what_is_still_of_use_when_it_goes_on() {
         )
         .await;
     david.nothing_but_a_marker(&database).await;
-    let waits: f64 = database.one("select notifier.next_work()").await;
-    assert!(waits > 1.0, "a paused timer keeps nobody busy: {waits}");
+    eventually("a paused timer keeps nobody busy", || async {
+        database.one::<f64>("select notifier.next_work()").await > 1.0
+    })
+    .await;
     let says: String =
         database.one("select string_agg(line, E'\n') from notifier.resume_event('booking.expired') as line").await;
     assert!(says.ends_with("rows that are there are armed by the service, the next 24 hours first"), "{says}");
@@ -154,4 +156,39 @@ async fn faults_of_ever_different_messages_are_kept_in_few_rows() {
     assert_eq!(rows.len(), 21);
     assert_eq!((rows[0].get::<_, &str>(0), rows[0].get::<_, i64>(1)), ("(other messages)", 2_981));
     assert_eq!((rows[1].get::<_, &str>(0), rows[1].get::<_, i64>(1)), ("the usual", 50));
+}
+
+/// Slow alone is no reason: an overloaded server makes everything slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_slow_for_want_of_an_index_is_paused_and_another_slow_one_is_not() {
+    let database = Database::new().await;
+    database
+        .run(
+            "create table public.price (lot_id bigint, owner text, filler text);
+              insert into public.price select n, '8', repeat('x', 100) from generate_series(1, 30000) n;
+              analyze public.price;
+              select notifier.define_event('lot.scans', 'public.parking_lot', 'update', 'info', 'x',
+                'select p.owner as user_id from changed join public.price p on p.lot_id = changed.id');
+              insert into notifier.fault_record (event, sqlstate, message)
+              select event, 'NTF01', 'its query took more than 100 ms for up to 32 rows'
+              from unnest(array['lot.scans', 'booking.declined']) as event, generate_series(1, 600)",
+        )
+        .await;
+    let paused = "select string_agg(name, ',') from notifier.event where paused";
+    assert_eq!(database.one::<Option<String>>(paused).await, None);
+    database.run("select notifier.count_faults()").await;
+    assert_eq!(database.one::<String>(paused).await, "lot.scans");
+    let because: String = database.one("select paused_because from notifier.event where paused").await;
+    assert!(
+        because.starts_with("it made the application wait time and again: each statement reads all of public.price ("),
+        "{because}"
+    );
+    assert!(because.ends_with("create index concurrently on public.price (lot_id);"), "{because}");
+    // And before it comes to that, whoever asks is told.
+    let fix: String = database.one("select fix from notifier.check() where severity = 'warning' and event = 'lot.scans' and problem like 'each statement%'").await;
+    assert_eq!(fix, "create index concurrently on public.price (lot_id);");
+    database.run(&fix).await;
+    database.run("select notifier.resume_event('lot.scans')").await;
+    let left = "select count(*) from notifier.check() where event = 'lot.scans' and problem like 'each statement%'";
+    assert_eq!(database.one::<i64>(left).await, 0);
 }

@@ -50,6 +50,9 @@ begin
     end if;
   end if;
 
+  return query select 'warning', s, coalesce(substring(s from 'create index.*;'), 'Join it to what changed by an indexed column.')
+  from notifier.scans(_d) s;
+
   foreach _part in array case _d.kind when 'timer' then '{due,until,query}'::text[] else string_to_array(_d.operation, ' or ') end loop
     -- What is run, planned and not run. The locks that planning takes go with the block.
     begin
@@ -60,8 +63,8 @@ begin
       else
         _tables := case _d.kind when 'timer' then format('due as (select * from %s)', _d.source)
           else concat_ws(', ',
-            case when _part <> 'delete' then format('new as (select * from %s)', _d.source) end,
-            case when _part <> 'insert' then format('old as (select * from %s)', _d.source) end,
+            case when _part <> 'delete' then format('new as (%s)', notifier.shape(_d.source)) end,
+            case when _part <> 'insert' then format('old as (%s)', notifier.shape(_d.source)) end,
             nullif(notifier.change_tables(_part, _d.operation), '')) end;
         execute 'explain (costs off) ' || notifier.told_select(_tables, '', _d);
       end if;

@@ -14,8 +14,8 @@ begin
   -- One definition at a time: two on one table would meet as "tuple concurrently updated".
   perform pg_advisory_xact_lock(7809647138214477428);
 
-  perform notifier.check_words(_d);
-  perform notifier.check_source(_d);
+  perform notifier.verify_words(_d);
+  perform notifier.verify_source(_d);
   _d.source_name := _d.source::text;
   _d.query := rtrim(_d.query, E' \t\r\n;');
 
@@ -33,8 +33,8 @@ begin
       select p.columns into _d.columns from notifier.probe(_d, 'the query', _probe, _d.query) p;
     end loop;
   end if;
-  perform notifier.check_columns(_d);
-  perform notifier.check_formats(_d);
+  perform notifier.verify_columns(_d);
+  perform notifier.verify_formats(_d);
   -- The statement as it will be run, with the message.
   perform notifier.probe(_d, 'the message or the query', _probe, notifier.told_select('', '', _d));
 

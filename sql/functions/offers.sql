@@ -5,7 +5,7 @@
 --                'best'    changed                  what most queries read
 --                'list'    new,old,changed
 --   returns      the piece
--- Used by: notifier.check_words, notifier.query_error, notifier.warnings.
+-- Used by: notifier.verify_words, notifier.query_error, notifier.warnings.
 create or replace function notifier.offers(_kind text, _operation text, _piece text) returns text
 language sql immutable
 return case offers._piece

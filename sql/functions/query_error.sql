@@ -5,7 +5,7 @@
 --   _with, _query   what notifier.probe tried
 --   _state, _message, _detail, _hint   what Postgres said
 --   state, message, detail, hint       what to say; none is null
--- Used by: notifier.probe.
+-- Used by: notifier.probe, notifier.refusal.
 create or replace function notifier.query_error(
   _d notifier.definition, _part text, _with text, _query text, _state text, _message text, _detail text, _hint text,
   out state text, out message text, out detail text, out hint text

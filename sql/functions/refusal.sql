@@ -10,6 +10,7 @@ language plpgsql as $$
 declare
   _text text := case refusal._part when 'due' then _d.due when 'until' then _d.until end;
   _type text;
+  _detail text;
   _hint text;
 begin
   -- By themselves: do the query, or the instant, fail, or what we make of them?
@@ -32,11 +33,10 @@ begin
         fix := format('Define it again, and say which zone it is in: (%s) at time zone ''Europe/Berlin''', btrim(_text));
       end if;
     when others then
-      get stacked diagnostics _hint = pg_exception_hint;
-      problem := format('%s cannot run: %s', case when _text is null then 'the query' else refusal._part end, sqlerrm);
-      fix := coalesce(nullif(_hint, ''), case when sqlstate = '42501'
-        then format('As its owner: grant %I what is missing.', current_user)
-        else 'Put back what it reads, or correct it and define it again.' end);
+      get stacked diagnostics _detail = pg_exception_detail, _hint = pg_exception_hint;
+      select replace(e.message, notifier.title(_d) || ': ', ''), e.hint || case e.state when '42501' then '' else ' Then define it again.' end into problem, fix
+      from notifier.query_error(_d, case when _text is null then 'the query' else refusal._part end, refusal._tables,
+        coalesce(_text, _d.query), sqlstate, sqlerrm, _detail, _hint) e;
   end;
 end
 $$;

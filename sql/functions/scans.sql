@@ -2,7 +2,7 @@
 -- the index that would end it. Above 2 MiB: a smaller table is as quickly read as looked up in.
 --   _d        the definition
 --   returns   a line for each table; nothing when the query does not fit its tables any more
--- Used by: notifier.warnings, notifier.check.
+-- Used by: notifier.warnings, notifier.check_event, notifier.count_faults.
 create or replace function notifier.scans(_d notifier.definition) returns setof text
 language sql
 set jit = off as $$   -- the estimates of a recursive query would bring it in

@@ -1,8 +1,8 @@
--- notifier.check_formats: whether to_char takes each {column:format} of a message, by trying it on a value of the column's type.
+-- notifier.verify_formats: whether to_char takes each {column:format} of a message, by trying it on a value of the column's type.
 --   _d        the definition, with its columns
 --   raises    42804 for a column that has no format, 22007 for a format that to_char refuses
 -- Used by: notifier.define.
-create or replace function notifier.check_formats(_d notifier.definition) returns void
+create or replace function notifier.verify_formats(_d notifier.definition) returns void
 language plpgsql stable as $$
 declare
   _title  text := notifier.title(_d) || ': the message';

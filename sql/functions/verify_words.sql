@@ -1,8 +1,8 @@
--- notifier.check_words: the parts of a definition that can be judged without looking at a table: name, operation, message, query.
+-- notifier.verify_words: the parts of a definition that can be judged without looking at a table: name, operation, message, query.
 --   _d        the definition
 --   raises    22023 for a name, an operation, or a message or query that is empty; 42601 for a query that begins like no SELECT
 -- Used by: notifier.define.
-create or replace function notifier.check_words(_d notifier.definition) returns void
+create or replace function notifier.verify_words(_d notifier.definition) returns void
 language plpgsql immutable as $function$
 declare
   _title text := notifier.title(_d);

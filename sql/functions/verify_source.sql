@@ -1,8 +1,8 @@
--- notifier.check_source: whether triggers can tell of what happens to a table.
+-- notifier.verify_source: whether triggers can tell of what happens to a table.
 --   _d        the definition
 --   raises    42P01 when it is not there, 42809 when it is no table of an application, 42P16 for a timer's without primary key
 -- Used by: notifier.define.
-create or replace function notifier.check_source(_d notifier.definition) returns void
+create or replace function notifier.verify_source(_d notifier.definition) returns void
 language plpgsql stable as $$
 declare
   _title  text := notifier.title(_d);

@@ -1,8 +1,8 @@
--- notifier.check_columns: whether the columns of a query say who is told, and have names that `data` can have.
+-- notifier.verify_columns: whether the columns of a query say who is told, and have names that `data` can have.
 --   _d        the definition, with its columns
 --   raises    42703 without user_id, 42804 where it is no id, 42601 for a column without a name
 -- Used by: notifier.define.
-create or replace function notifier.check_columns(_d notifier.definition) returns void
+create or replace function notifier.verify_columns(_d notifier.definition) returns void
 language plpgsql stable as $$
 declare
   _title    text := notifier.title(_d) || ': the query';
