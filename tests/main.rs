@@ -13,6 +13,7 @@ mod epochs;
 mod events;
 mod failover;
 mod faults;
+mod handbook;
 mod harmless;
 mod http;
 mod inbox;
