@@ -30,6 +30,17 @@ async fn a_definition_of_the_same_name_replaces_and_the_same_one_changes_nothing
     assert_eq!(history.len(), 2);
     assert_eq!((history[1].get::<_, i32>(0), history[1].get::<_, &str>(1)), (2, "changed"));
 
+    // And as it was, in words that name the version where there is none.
+    let says: String = database.one("select notifier.restore_event('payment.verified', 2)").await;
+    assert_eq!(says, "payment.verified replaced (version 4)");
+    database.write("update payment set amount = 3 where id = 201").await;
+    assert_eq!(dora.frame().await["message"], "changed");
+    let error = database.owner.batch_execute("select notifier.restore_event('payment.verified', 9)").await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!((error.code().code(), error.message()), ("42704", "there is no version 9 of 'payment.verified'"));
+    assert_eq!(error.hint(), Some("There are: 1, 2, 3."));
+    database.run("select notifier.restore_event('payment.verified', 3)").await;
+
     // Dropped and defined again, as often as one likes.
     for _ in 0..2 {
         database.run("select notifier.drop_event('payment.verified')").await;

@@ -175,12 +175,12 @@ async fn the_three_roles_get_what_they_need_and_nothing_else() {
     )
     .await
     .unwrap();
+    dba.batch_execute("select * from notifier.notification").await.expect("was 7 told?");
     let app = as_role("an_app").await;
+    app.batch_execute("select * from notifier.notification").await.expect_err("none of the application's business");
     app.batch_execute("select notifier.send('7', 'info', 'hello')").await.expect("the sender sends");
     for (role, client) in [("a_dba", &dba), ("an_app", &app)] {
-        for forbidden in
-            ["select * from notifier.notification", "select * from notifier.setting", "select notifier.work()"]
-        {
+        for forbidden in ["select * from notifier.device", "select * from notifier.setting", "select notifier.work()"] {
             assert_eq!(
                 client.batch_execute(forbidden).await.unwrap_err().code().unwrap().code(),
                 "42501",

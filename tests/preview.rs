@@ -27,6 +27,14 @@ async fn a_preview_runs_the_very_query_on_rows_that_are_there() {
         2,
         "all rows, if they had had no status"
     );
+    // What would be after, of rows that nobody has changed.
+    let would = "'booking.declined', rows => 'id = 101', new => '{\"status\": \"cancelled_by_admin\"}'";
+    assert_eq!(
+        preview(&database, would).await,
+        [r#"7 | warning | Booking #101 was declined by the admin. | {"booking_id": 101}"#]
+    );
+    let moved = "select due_at = '2100-01-01' from notifier.preview_event('booking.expired', 'id = 101', new => '{\"end_time\": \"2100-01-01\"}')";
+    assert!(database.one::<bool>(moved).await);
     // An insert, with its joins; and an event that is both, as what `old` says.
     assert_eq!(
         preview(&database, "'booking.created', rows => 'id = 104'").await,
@@ -96,13 +104,13 @@ async fn a_preview_that_cannot_be_says_why() {
             "'booking.declined', old => '[]'",
             "22023",
             "`old` is a JSON array",
-            "Give an object of the columns that were different: {\"status\": \"booked\"}",
+            "Give an object of the columns that are different: {\"status\": \"booked\"}",
         ),
         (
             "'booking.declined', old => '{\"statos\": 1}'",
             "42703",
             "`old` names statos, which is no column of public.booking",
-            "It has: id, user_id, slot_id, start_time, end_time, status, created_at.",
+            "Perhaps you meant status. It has: id, user_id, slot_id, start_time, end_time, status, created_at.",
         ),
     ] {
         let sql = format!("select * from notifier.preview_event({arguments})");

@@ -11,14 +11,15 @@ begin
   revoke all on all functions in schema notifier from public;
   if to_regrole('notifier_admin') is not null then
     grant usage on schema notifier to notifier_admin;
-    grant select on notifier.event, notifier.fault, notifier.event_history to notifier_admin;
+    grant select on notifier.event, notifier.fault, notifier.event_history, notifier.notification to notifier_admin;
     grant execute on function
       notifier.define_event(text, regclass, text, text, text, text),
       notifier.define_timer(text, regclass, text, text, text, text, text),
       notifier.drop_event(text),
       notifier.pause_event(text, text),
       notifier.resume_event(text),
-      notifier.preview_event(text, text, jsonb),
+      notifier.preview_event(text, text, jsonb, jsonb),
+      notifier.restore_event(text, integer),
       notifier.export_events(),
       notifier.event_stats(timestamptz),
       notifier.check(),
