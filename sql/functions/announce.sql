@@ -5,6 +5,9 @@ create or replace function notifier.announce(_payloads text[]) returns void
 language plpgsql
 set lock_timeout = '50ms' as $$   -- for notifier.setting, which notifier.reserve did not lock
 begin
+  if coalesce(current_setting('notifier.waited', true), '') <> '' then
+    perform set_config('lock_timeout', '1ms', true);
+  end if;
   perform pg_notify(s.value, p.payload)
   from notifier.setting s, unnest(announce._payloads) as p(payload)
   where s.name = 'channel';
@@ -13,7 +16,7 @@ exception
     raise;
   when lock_not_available then
     -- Waited once; the rest of the transaction does not.
-    perform set_config('notifier.doorbell', 'off', true);
+    perform set_config('notifier.doorbell', 'off', true), set_config('notifier.waited', 'once', true);
   when others then
     null;
 end

@@ -6,12 +6,20 @@
 create or replace function notifier.set_aside(_kind text, _records jsonb[]) returns boolean
 language plpgsql
 set lock_timeout = '50ms' as $$
+declare
+  _waited constant text := coalesce(current_setting('notifier.waited', true), '');
 begin
+  if _waited <> '' then
+    perform set_config('lock_timeout', case _waited when 'once' then '25ms' else '1ms' end, true);
+  end if;
   begin
     lock table notifier.spill in row exclusive mode;
     perform nextval('notifier.spill_id_seq');
   exception when serialization_failure or deadlock_detected then raise;
   when others then
+    if sqlstate = '55P03' then
+      perform set_config('notifier.waited', 'twice', true);
+    end if;
     return false;
   end;
   set local lock_timeout = 0;   -- see notifier.reserve

@@ -34,7 +34,7 @@ begin
       _single := notifier.change_tables(write_function._operation, _d.operation, true);
       _matches := _matches || notifier.match_expression(_tables, _d.query);
       _matches1 := _matches1 || notifier.match_expression(_single, _d.query);
-      -- (`false and`: nothing is called, but what is called below the block has to exist.)
+      -- (`false and`: nothing is called, but all that is called below the block has to exist.)
       _part := format($part$
     _users := null;
     _refused := 0;
@@ -43,7 +43,7 @@ begin
     else
       execute %3$L into _users, _messages, _data, _refused;
     end if;
-    _rows := _rows + (false and notifier.record(null, null, null, null, null) is null)::integer;
+    _rows := _rows + (false and notifier.whole())::integer;
 $part$,
         case when _single <> _tables then
           format(E'_rows = 1 then\n%s;\n    elsif ', notifier.told_select(_single, _into, _d)) end,
@@ -74,7 +74,7 @@ $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
     else
       execute %2$L into _keys, _dues;
     end if;
-    _rows := _rows + (false and notifier.arm(null, null, null) is null)::integer;
+    _rows := _rows + (false and notifier.whole())::integer;
 $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t', _tables));
     end if;
 
@@ -89,6 +89,10 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
       _users := null;
       _refused := 0;
       _keys := null;
+      _at := 'infinity';
+      if sqlstate = '55P03' and not _waited then
+        _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
+      end if;
       begin perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, %4$L); exception when others then null; end;
     end;
     if clock_timestamp() > _at + (case when _rows <= 32 then interval '100 ms' else interval '5 s' end) then
@@ -120,6 +124,7 @@ declare
   _rows     bigint;
   _match    boolean[];
   _at       timestamptz;
+  _waited   boolean := coalesce(current_setting('notifier.waited', true), '') <> '';
   _stack    text;
   _refused  bigint;
   _users    text[];
@@ -132,12 +137,16 @@ begin
   if coalesce(current_setting('notifier.mute', true), '') in ('on', 'true', '1') then
     return null;
   end if;
+  -- A lock that somebody holds on what a query reads, or on a table of ours, costs a transaction one wait.
+  if _waited then
+    perform set_config('lock_timeout', '1ms', true);
+  end if;
   -- A query that comes here by what it calls would come here for ever. (What is written because of our own rows is not told either.)
   if pg_trigger_depth() > 1 then
     get diagnostics _stack = pg_context;
-    if _stack ~ 'notifier\.record\(' then
+    if _stack ~ '\mnotifier\.record\(' then
       return null;
-    elsif _stack ~ 'notifier\.on_write_.*notifier\.on_write_' then
+    elsif _stack ~ '\mnotifier\.on_write_.*\mnotifier\.on_write_' then
       raise exception 'its query writes to %% by a function that it calls', tg_relid::regclass using errcode = 'NTF02';
     end if;
   end if;
@@ -166,6 +175,9 @@ $body$,
   exception when serialization_failure or deadlock_detected then raise;
   when others or assert_failure then
     _match := null;
+    if sqlstate = '55P03' and not _waited then
+      _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
+    end if;
   end;
   if _rows is null then
     _rows := (select count(*) from (select from %1$s limit 33) r);
