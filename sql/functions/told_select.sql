@@ -16,4 +16,5 @@ return
   || ') as data'
   || ', count(*) filter (where octet_length(q.user_id::text) not between 1 and 255) as refused' || told_select._into
   -- The line break after the query makes a comment at its end harmless.
-  || E'\nfrom (\n' || (told_select._d).query || E'\n) q where q.user_id is not null';
+  -- `offset 0`: what the query calls is called once for each row, and not for each place its column is used in.
+  || E'\nfrom (select * from (\n' || (told_select._d).query || E'\n) q offset 0) q where q.user_id is not null';
