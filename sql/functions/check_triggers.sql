@@ -1,5 +1,6 @@
 -- notifier.check_triggers: triggers that are missing or do not fire, on the sources of events, their partitions and their
--- inheritance children; generated functions that are missing; and triggers on tables that belong to no source any more.
+-- inheritance children; generated functions that are missing; triggers on tables that belong to no source any more, and those that
+-- fail writes to foreign partitions.
 --   returns   see notifier.check. A row for each trigger, whatever the number of its events
 -- Used by: notifier.check.
 create or replace function notifier.check_triggers() returns table (severity text, event text, problem text, fix text)
@@ -51,4 +52,22 @@ language sql stable as $$
   from wanted w
   join pg_catalog.pg_trigger t on t.tgfoid = w.found and t.tgenabled in ('O', 'A')
   where not w.paused and not exists (select from family f where f.id = t.tgrelid and f.source = w.source)
+  union all
+  -- It was attached later: with one below it the source would have been refused.
+  select 'error', w.events,
+         format('each %s fails that reaches the foreign table %s through %s: Postgres refuses it where a trigger reads what was written',
+                w.operation, c.oid::regclass, t.tgrelid::regclass),
+         format('drop trigger %I on %s; -- and define the event on the partitions that are ordinary tables', t.tgname, t.tgrelid::regclass)
+  from family f
+  join wanted w on w.source = f.source and w.operation = f.operation
+  join pg_catalog.pg_trigger t on t.tgrelid = f.id and t.tgfoid = w.found
+  join lateral (
+    with recursive below as (
+      select i.inhrelid as id from pg_catalog.pg_inherits i where i.inhparent = f.id
+      union
+      select i.inhrelid from pg_catalog.pg_inherits i join below b on i.inhparent = b.id
+    )
+    select b.id from below b
+  ) b on true
+  join pg_catalog.pg_class c on c.oid = b.id and c.relkind = 'f'
 $$;

@@ -1,6 +1,6 @@
 -- notifier.verify_source: whether triggers can tell of what happens to a table.
 --   _d        the definition
---   raises    42P01 when it is not there, 42809 when it is no table of an application, 42P16 for a timer's without primary key
+--   raises    42P01 when it is not there, 42809 when it is no table of an application or has foreign partitions, 42P16 for a timer's without primary key
 -- Used by: notifier.define.
 create or replace function notifier.verify_source(_d notifier.definition) returns void
 language plpgsql stable as $$
@@ -61,6 +61,19 @@ begin
   end case;
   if _is is not null then
     raise exception '%: the source % is %', _title, _d.source, _is using errcode = 'wrong_object_type', detail = _detail, hint = _hint;
+  end if;
+
+  with recursive family as (
+    select i.inhrelid as id from pg_catalog.pg_inherits i where i.inhparent = _d.source
+    union
+    select i.inhrelid from pg_catalog.pg_inherits i join family f on i.inhparent = f.id
+  )
+  select string_agg(c.oid::regclass::text, ', ' order by c.oid) into _is
+  from family f join pg_catalog.pg_class c on c.oid = f.id and c.relkind = 'f';
+  if _is is not null then
+    raise exception '%: below % there is a foreign table: %', _title, _d.source, _is using errcode = 'wrong_object_type',
+      detail = 'Postgres refuses each write that reaches a foreign table through a table with a trigger that reads what was written.',
+      hint = 'Define the event on those of its partitions that are ordinary tables.';
   end if;
 
   if _d.kind = 'timer' and notifier.key_text(_d.source, 'list') is null then
