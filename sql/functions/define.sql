@@ -13,6 +13,7 @@ declare
 begin
   -- One definition at a time: two on one table would meet as "tuple concurrently updated".
   perform pg_advisory_xact_lock(7809647138214477428);
+  perform notifier.adopt();
 
   perform notifier.verify_words(_d);
   perform notifier.verify_source(_d);

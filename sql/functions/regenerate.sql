@@ -6,6 +6,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 begin
   perform pg_advisory_xact_lock(7809647138214477428);
+  perform notifier.adopt();
   perform notifier.write_function(g.source, g.operation)
   from (
     select g.source, g.operation from notifier.generated g where g.kind = 'write'
