@@ -20,8 +20,8 @@ begin
     insert into notifier.fault_record (event, sqlstate, message)
     values (keep_fault._event, keep_fault._sqlstate, left(keep_fault._message, 500));   -- so that an index holds it
   exception when others or assert_failure then
-    raise warning 'notifier: a fault of event % could not be kept: % (%)',
-      keep_fault._event, keep_fault._message, keep_fault._sqlstate;
+    -- The application reads this. What Postgres said of the query may name a value that it has no right to.
+    raise warning 'notifier: a fault of event % could not be kept: SQLSTATE %', keep_fault._event, keep_fault._sqlstate;
   end;
   if keep_fault._rearm then
     perform notifier.set_aside('backfill', array[jsonb_build_object('event', keep_fault._event)]);
