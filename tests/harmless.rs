@@ -1,6 +1,10 @@
 //! The application does not notice: whatever happens to us, its writes succeed, and what was to be told is told later or kept
 //! as a fault.
 
+mod faults;
+mod living;
+mod roles;
+
 use crate::support::{Database, Service, Socket, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
