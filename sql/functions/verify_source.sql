@@ -1,6 +1,7 @@
 -- notifier.verify_source: whether triggers can tell of what happens to a table.
 --   _d        the definition
---   raises    42P01 when it is not there, 42809 when it is no table of an application or has foreign partitions, 42P16 for a timer's without primary key
+--   raises    42P01 when it is not there, 42809 when it is no table of an application or has foreign partitions, 42P16 for a
+--             timer's without primary key
 -- Used by: notifier.define.
 create or replace function notifier.verify_source(_d notifier.definition) returns void
 language plpgsql stable as $$

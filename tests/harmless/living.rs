@@ -435,3 +435,64 @@ async fn rows_alone_are_restored_silently_when_asked_for() {
     assert_eq!(database.one::<i64>("select count(*) from public.booking").await, 5);
     assert_eq!(database.one::<i64>(told).await, before);
 }
+
+/// The one thing of a session that our inserts change, as those of any trigger do, and the two ways that do not mind.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_asks_for_its_own_sequence_and_not_for_the_last_one() {
+    let database = Database::new().await;
+    database.run("grant usage on all sequences in schema public to parking_app").await;
+    let insert = "insert into booking (user_id, slot_id, end_time) values (8, 21, now() + interval '1 day')";
+    let id: i64 = database.app.query_one(&format!("{insert} returning id"), &[]).await.unwrap().get(0);
+    let own = "select currval(pg_get_serial_sequence('booking', 'id'))";
+    assert_eq!(database.app.query_one(own, &[]).await.unwrap().get::<_, i64>(0), id);
+    // Refused, and not another's number.
+    let error = database.app.query_one("select lastval()", &[]).await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "42501");
+    database.write(&format!("set notifier.mute = on; {insert}")).await;
+    assert_eq!(database.app.query_one("select lastval()", &[]).await.unwrap().get::<_, i64>(0), id + 1);
+}
+
+/// Whatever an application sets for its own statements.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_change_how_sql_is_read_change_nothing_of_ours() {
+    let database = Database::new().await;
+    for setting in [
+        "plpgsql.extra_errors = 'all'",
+        "plpgsql.check_asserts = off",
+        "array_nulls = off",
+        "transform_null_equals = on",
+        "plan_cache_mode = force_custom_plan",
+        "plan_cache_mode = force_generic_plan",
+        "exit_on_error = on",
+        "quote_all_identifiers = on",
+        "from_collapse_limit = 1",
+        "enable_seqscan = off",
+        "work_mem = '64kB'",
+        "xmloption = document",
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_isolation = 'repeatable read'",
+        "synchronous_commit = off",
+        "client_encoding = 'LATIN1'",
+        "default_tablespace = ''",
+        "notifier.doorbell = 'nonsense'",
+        "notifier.mute = 'nonsense'",
+        "notifier.spilling = 'on'",
+        "notifier.waited = 'nonsense'",
+    ] {
+        let app = database.another_app().await;
+        app.batch_execute(&format!("set {setting}")).await.unwrap();
+        app.batch_execute(VERIFY).await.unwrap_or_else(|error| panic!("{setting}: {error:?}"));
+        app.batch_execute(
+            "insert into booking (user_id, slot_id, end_time) select 8, 21, now() from generate_series(1, 40)",
+        )
+        .await
+        .unwrap_or_else(|error| panic!("{setting}: {error:?}"));
+        database.run("select notifier.work()").await;
+        let told = "select count(*) filter (where event = 'payment.verified'), count(*) filter (where event = 'booking.created')
+                    from notifier.notification";
+        let row = database.rows(told).await;
+        assert_eq!((row[0].get::<_, i64>(0), row[0].get::<_, i64>(1)), (1, 40), "{setting}");
+        database.run("delete from notifier.notification").await;
+    }
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault where sqlstate <> 'NTF01'").await, 0);
+}
