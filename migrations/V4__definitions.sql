@@ -52,3 +52,8 @@ create table notifier.failing (
   since  timestamptz not null,
   faults bigint      not null
 );
+
+-- What lastval() of a session is put back with: see notifier.put_back_lastval. Its values are those of others.
+create sequence notifier.others_last minvalue -9223372036854775808 cycle;
+-- lastval() asks for the right to read it. To name it, a role would need the schema as well.
+grant select on sequence notifier.others_last to public;

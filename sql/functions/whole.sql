@@ -11,6 +11,8 @@ return notifier.record(null, null, null, null, null) is null
   and notifier.keep_fault(null, null, null) is null
   and notifier.reserve(null, null)
   and notifier.set_aside(null, null)
+  and notifier.keep_lastval() is null
+  and notifier.put_back_lastval(null) is null
   and notifier.slot(null) is null
   and notifier.rung()
   and notifier.announce(null) is null

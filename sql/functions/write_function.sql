@@ -43,6 +43,9 @@ begin
     else
       execute %3$L into _users, _messages, _data, _refused;
     end if;
+    if _users is not null or _refused > 0 then
+      _last := coalesce(_last, notifier.keep_lastval());
+    end if;
     _rows := _rows + (false and notifier.whole())::integer;
 $part$,
         case when _single <> _tables then
@@ -74,6 +77,9 @@ $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
     else
       execute %2$L into _keys, _dues;
     end if;
+    if _keys is not null then
+      _last := coalesce(_last, notifier.keep_lastval());
+    end if;
     _rows := _rows + (false and notifier.whole())::integer;
 $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t', _tables));
     end if;
@@ -93,9 +99,14 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
       if sqlstate = '55P03' and not _waited then
         _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
       end if;
-      begin perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, %4$L); exception when others then null; end;
+      begin
+        _last := coalesce(_last, notifier.keep_lastval());
+        perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, %4$L);
+      exception when others then null;
+      end;
     end;
     if clock_timestamp() > _at + (case when _rows <= 32 then interval '100 ms' else interval '5 s' end) then
+      _last := coalesce(_last, notifier.keep_lastval());
       perform notifier.keep_fault(%1$L, 'NTF01', case when _rows <= 32 then 'its query took more than 100 ms for up to 32 rows'
                                                else 'its query took more than 5 s for more than 32 rows' end);
     end if;
@@ -126,6 +137,7 @@ declare
   _at       timestamptz;
   _waited   boolean := coalesce(current_setting('notifier.waited', true), '') <> '';
   _stack    text;
+  _last     bigint[];
   _refused  bigint;
   _users    text[];
   _messages text[];
@@ -155,6 +167,9 @@ begin
     return null;
   end if;
 %2$s
+  if _last is not null then
+    perform notifier.put_back_lastval(_last);
+  end if;
   return null;
 end
 $body$,

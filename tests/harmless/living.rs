@@ -436,20 +436,40 @@ async fn rows_alone_are_restored_silently_when_asked_for() {
     assert_eq!(database.one::<i64>(told).await, before);
 }
 
-/// The one thing of a session that our inserts change, as those of any trigger do, and the two ways that do not mind.
+/// Our inserts take numbers from our sequences, and the application is given those of its own all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_asks_for_its_own_sequence_and_not_for_the_last_one() {
+async fn lastval_is_the_applications_own() {
     let database = Database::new().await;
     database.run("grant usage on all sequences in schema public to parking_app").await;
-    let insert = "insert into booking (user_id, slot_id, end_time) values (8, 21, now() + interval '1 day')";
-    let id: i64 = database.app.query_one(&format!("{insert} returning id"), &[]).await.unwrap().get(0);
-    let own = "select currval(pg_get_serial_sequence('booking', 'id'))";
-    assert_eq!(database.app.query_one(own, &[]).await.unwrap().get::<_, i64>(0), id);
-    // Refused, and not another's number.
-    let error = database.app.query_one("select lastval()", &[]).await.unwrap_err();
-    assert_eq!(error.code().unwrap().code(), "42501");
-    database.write(&format!("set notifier.mute = on; {insert}")).await;
-    assert_eq!(database.app.query_one("select lastval()", &[]).await.unwrap().get::<_, i64>(0), id + 1);
+    let last = async || database.app.query_one("select lastval()", &[]).await.map(|row| row.get::<_, i64>(0));
+    // Armed, told and failed; one row and many; and told again without a number of its own.
+    database.run("select notifier.define_event('a.fails', 'public.booking', 'insert', 'info', 'x', 'select (1 / (id - id))::text as user_id from new')").await;
+    let insert = "insert into booking (user_id, slot_id, end_time) select 8, 21, now() + interval '1 day' from generate_series(1, 2000) n";
+    for rows in [1, 3, 50, 2_000] {
+        let ids: i64 = database
+            .app
+            .query_one(&format!("with made as ({insert} where n <= {rows} returning id) select max(id) from made"), &[])
+            .await
+            .unwrap()
+            .get(0);
+        assert_eq!(last().await.unwrap(), ids, "{rows} rows");
+    }
+    let id = last().await.unwrap();
+    database.write("update payment set status = 'verified' where id = 201").await;
+    assert_eq!(last().await.unwrap(), id);
+    // The next one, from the application's own sequence.
+    database.write("insert into employee (name) values ('Eva')").await;
+    let employee = "select currval(pg_get_serial_sequence('employee', 'id'))";
+    assert_eq!(last().await.unwrap(), database.app.query_one(employee, &[]).await.unwrap().get::<_, i64>(0));
+    assert!(database.one::<i64>("select count(*) from notifier.notification").await > 50);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 1);
+    // Where it may not be read, nothing fails.
+    let other = database.another_app().await;
+    database.run("revoke all on all sequences in schema public from parkmate, parking_app").await;
+    other
+        .batch_execute("insert into booking (user_id, slot_id, end_time) values (8, 21, now() + interval '1 day')")
+        .await
+        .unwrap();
 }
 
 /// Whatever an application sets for its own statements.
