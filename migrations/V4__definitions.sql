@@ -4,6 +4,11 @@
 drop view if exists notifier.event;
 drop view if exists notifier.fault;
 
+-- What users are told it is: several definitions, on several tables, may tell of one event.
+alter table notifier.definition add column event text;
+update notifier.definition set event = name;
+alter table notifier.definition alter column event set not null;
+
 -- Paused is regenerated without it: a disabled trigger would still cost its transition tables.
 alter table notifier.definition
   add column paused_at      timestamptz,

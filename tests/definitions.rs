@@ -190,3 +190,51 @@ async fn the_view_of_events_shows_what_is_live() {
         .run("select notifier.drop_event('carwash.completed'); select notifier.drop_event('booking.expired')")
         .await;
 }
+
+/// One event for the frontend, from two tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_on_several_tables_tell_of_one_event() {
+    let database = Database::new().await;
+    database
+        .run(
+            "select notifier.define_event('parking.changed', 'public.payment', 'update', 'info', 'payment {id}', 'select user_id, id from new');
+             select notifier.define_event('parking.changed.booking', 'public.booking', 'update', 'info', 'booking {id}', 'select user_id, id from new',
+                                          event => 'parking.changed');
+             select notifier.define_timer('parking.changed.timer', 'public.booking', 'end_time', 'info', 'timer {id}', 'select user_id, id from due where id = 104',
+                                          event => 'parking.changed')",
+        )
+        .await;
+    let service = Service::on(&database).await;
+    let mut david = Socket::open(service.address, "8").await;
+    database.write("update payment set amount = 1 where id = 204").await;
+    database.write("update booking set end_time = now() where id = 104").await;
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        let frame = david.frame().await;
+        if frame["event"] == "parking.changed" {
+            told.push(frame["message"].as_str().unwrap().to_owned());
+        }
+    }
+    told.sort();
+    assert_eq!(told, ["booking 104", "payment 204", "timer 104"]);
+    let stats =
+        database.rows("select event, notifications from notifier.event_stats() where event like 'parking%'").await;
+    assert_eq!(stats.len(), 1);
+    assert_eq!((stats[0].get::<_, &str>(0), stats[0].get::<_, i64>(1)), ("parking.changed", 3));
+
+    // It goes where the definitions go, and comes back with an earlier version.
+    let script: String = database.one("select notifier.export_events()").await;
+    assert_eq!(
+        script.matches("event     => 'parking.changed'").count()
+            + script.matches("event   => 'parking.changed'").count(),
+        2,
+        "{script}"
+    );
+    database.run(&script).await;
+    assert_eq!(database.one::<String>("select notifier.export_events()").await, script);
+    database.run("select notifier.define_event('parking.changed.booking', 'public.booking', 'update', 'info', 'x', 'select user_id from new')").await;
+    let event = "select event from notifier.event where name = 'parking.changed.booking'";
+    assert_eq!(database.one::<String>(event).await, "parking.changed.booking");
+    database.run("select notifier.restore_event('parking.changed.booking', 1)").await;
+    assert_eq!(database.one::<String>(event).await, "parking.changed");
+}

@@ -65,7 +65,7 @@ begin
     where d.paused_at is null and d.name in (select t.event from unnest(_taken) t)
   loop
     select f.* into _failing from notifier.failing f where f.event = _d.name;
-    _since := greatest(coalesce(_failing.since, '-infinity'), _d.defined_at, (_told ->> _d.name)::timestamptz, _walked);
+    _since := greatest(coalesce(_failing.since, '-infinity'), _d.defined_at, (_told ->> _d.event)::timestamptz, _walked);
     insert into notifier.failing as f (event, since, faults)
     select _d.name, _since, count(*) + case when _since = _failing.since then _failing.faults else 0 end
     from unnest(_taken) t where t.event = _d.name and t.sqlstate <> 'NTF01' and t.recorded_at > _since

@@ -40,8 +40,8 @@ begin
   perform notifier.probe(_d, 'the message or the query', _probe, notifier.told_select('', '', _d));
 
   select d.* into _before from notifier.definition d where d.name = _d.name;
-  _changed := (_before.kind, _before.source, _before.operation, _before.level, _before.message, _before.query, _before.due, _before.until)
-    is distinct from (_d.kind, _d.source, _d.operation, _d.level, _d.message, _d.query, _d.due, _d.until);
+  _changed := (_before.event, _before.kind, _before.source, _before.operation, _before.level, _before.message, _before.query, _before.due, _before.until)
+    is distinct from (_d.event, _d.kind, _d.source, _d.operation, _d.level, _d.message, _d.query, _d.due, _d.until);
   _d.version := 1 + greatest(coalesce(_before.version, 0),
     coalesce((select max(h.version) from notifier.event_history h where h.name = _d.name), 0));
   _d.defined_at := clock_timestamp();

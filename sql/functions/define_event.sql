@@ -6,11 +6,12 @@
 --   message     text with {column} and {column:to_char format}
 --   query       one SELECT over `new`, `old` and `changed` (the new columns, and the old row as `was`); its column user_id
 --               says who is told, the others become `data`; joins name their tables with the schema
+--   event       what it is told as, where several definitions tell of one event; its name when left out
 --   returns     what was done, a line each
 --   raises      see notifier.define; nothing is changed then
 -- Used by: DBAs.
 create or replace function notifier.define_event(
-  name text, source regclass, operation text, level text, message text, query text
+  name text, source regclass, operation text, level text, message text, query text, event text default null
 ) returns setof text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -19,6 +20,7 @@ declare
   _d notifier.definition;
 begin
   _d.name := define_event.name;
+  _d.event := coalesce(define_event.event, define_event.name);
   _d.kind := 'write';
   _d.source := define_event.source;
   _d.operation := define_event.operation;

@@ -24,7 +24,8 @@ return (
     (5, 'until',     'expression', (define_statement._d).until),
     (6, 'level',     'literal',    (define_statement._d).level::text),
     (7, 'message',   'literal',    (define_statement._d).message),
-    (8, 'query',     'query',      (define_statement._d).query)
+    (8, 'query',     'query',      (define_statement._d).query),
+    (9, 'event',     'literal',    nullif((define_statement._d).event, (define_statement._d).name))
   ) as a(place, name, quoting, value)
   cross join lateral (
     select case when position('$$' in a.value) = 0 then '$$'

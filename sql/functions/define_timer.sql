@@ -5,11 +5,12 @@
 --   until      an expression over a row: from then on it is too late to be of use; one day after `due` when left out
 --   level, message   as for notifier.define_event
 --   query      one SELECT over `due`, the rows of the source whose time has come; evaluated when it fires
+--   event      as for notifier.define_event
 --   returns    what was done, a line each
 --   raises     see notifier.define; nothing is changed then
 -- Used by: DBAs.
 create or replace function notifier.define_timer(
-  name text, source regclass, due text, level text, message text, query text, until text default null
+  name text, source regclass, due text, level text, message text, query text, until text default null, event text default null
 ) returns setof text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -18,6 +19,7 @@ declare
   _d notifier.definition;
 begin
   _d.name := define_timer.name;
+  _d.event := coalesce(define_timer.event, define_timer.name);
   _d.kind := 'timer';
   _d.source := define_timer.source;
   _d.operation := 'insert or update';

@@ -6,6 +6,7 @@ select
   d.kind,
   case when c.oid is null then d.source_name || ' (dropped)' else format('%I.%I', n.nspname, c.relname) end as source,
   d.operation,
+  d.event,
   d.level::text as level,
   d.message,
   d.query,

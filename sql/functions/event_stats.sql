@@ -1,6 +1,6 @@
 -- notifier.event_stats: what each event did, counted when asked: nothing is counted while the application writes.
 --   since     from when on; what is older than the service's retention is gone
---   returns   a row for each event and timer, told or not, and for each other name that was told:
+--   returns   a row for each event that is defined, told or not, and for each other name that was told:
 --     event                         its name
 --     kind                          write or timer; dropped for an event that is defined no more, sent for a name that came with
 --                                   notifier.send alone
@@ -40,17 +40,21 @@ begin
     where n.slot = any (_slots) and n.created_at >= coalesce(event_stats.since, '-infinity')
     group by n.event
   ), failed as (
-    select f.event, sum(f.count)::bigint as faults
+    select f.event as name, sum(f.count)::bigint as faults
     from notifier.fault f where f.last_seen >= coalesce(event_stats.since, '-infinity')
     group by f.event
+  ), defined as (
+    select d.event, min(d.kind) as kind, sum(f.faults)::bigint as faults
+    from notifier.definition d left join failed f on f.name = d.name
+    group by d.event
   )
-  select coalesce(d.name, t.event),
-         coalesce(d.kind, case when exists (select from notifier.event_history h where h.name = t.event) then 'dropped' else 'sent' end),
+  select coalesce(d.event, t.event),
+         coalesce(d.kind, case when exists (select from notifier.event_history h where coalesce(h.definition ->> 'event', h.name) = t.event) then 'dropped' else 'sent' end),
          coalesce(t.notifications, 0), coalesce(t.users, 0), coalesce(t.delivered, 0), coalesce(t.read, 0), coalesce(t.waiting, 0),
-         t.median_delivery, t.last_told_at, coalesce(f.faults, 0)
-  from notifier.definition d
-  full join told t on t.event = d.name
-  left join failed f on f.event = coalesce(d.name, t.event)
-  order by coalesce(d.name, t.event) collate "C";
+         t.median_delivery, t.last_told_at,
+         coalesce(d.faults, (select f.faults from failed f where f.name = t.event), 0)
+  from defined d
+  full join told t on t.event = d.event
+  order by coalesce(d.event, t.event) collate "C";
 end
 $$;

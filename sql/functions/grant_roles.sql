@@ -13,8 +13,8 @@ begin
     grant usage on schema notifier to notifier_admin;
     grant select on notifier.event, notifier.fault, notifier.event_history, notifier.notification to notifier_admin;
     grant execute on function
-      notifier.define_event(text, regclass, text, text, text, text),
-      notifier.define_timer(text, regclass, text, text, text, text, text),
+      notifier.define_event(text, regclass, text, text, text, text, text),
+      notifier.define_timer(text, regclass, text, text, text, text, text, text),
       notifier.drop_event(text),
       notifier.pause_event(text, text),
       notifier.resume_event(text),

@@ -21,6 +21,7 @@ begin
                        where h.name = restore_event.name), 'Look for it in notifier.event_history.');
   end if;
   _d.name := _then.name;
+  _d.event := coalesce(_then.event, _then.name);
   _d.kind := _then.kind;
   _d.source := _then.source;
   _d.operation := _then.operation;

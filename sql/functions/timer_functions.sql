@@ -90,7 +90,7 @@ begin
           select * into _users, _messages, _data from notifier.refuse(%1$L, _refused, _users, _messages, _data);
         end if;
         if _users is not null then
-          perform notifier.record(%1$L, %10$L, _users, _messages, _data,
+          perform notifier.record(%11$L, %10$L, _users, _messages, _data,
             case when isfinite(_set.until) then _set.until end);
         end if;
       end loop;
@@ -138,7 +138,7 @@ begin
   return _last;
 end
 $body$, _d.name, _source, _array, _list, _parsed, _d.due, _d.until, _d.query,
-    notifier.told_select('', E'\ninto _users, _messages, _data, _refused', _d), _d.level));
+    notifier.told_select('', E'\ninto _users, _messages, _data, _refused', _d), _d.level, _d.event));
   execute format('revoke all on function notifier.fire_%s() from public', _number);
 
   execute format($function$create or replace function notifier.backfill_%1$s(_after jsonb, _soon boolean) returns jsonb

@@ -24,6 +24,12 @@ begin
       hint = format('Write another first word: name => %L.', 'app' || substr(_d.name, 9));
   end if;
 
+  if _d.event !~ '^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$' or octet_length(_d.event) > 100 then
+    raise exception '%: % is no name to tell it as', _title, quote_literal(_d.event) using errcode = 'invalid_parameter_value',
+      detail = 'It is made like a name: lower-case letters, digits and underscores, with dots between its words, at most 100 bytes.',
+      hint = 'Leave `event` out, and it is told under its own name.';
+  end if;
+
   if _d.operation is null or _d.operation not in ('insert', 'update', 'delete', 'insert or update') then
     _verbs := array(select distinct m[1] from regexp_matches(lower(_d.operation), '[a-z]+', 'g') as m
                     where m[1] not in ('or', 'and') order by m[1]);

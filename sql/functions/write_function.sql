@@ -118,8 +118,8 @@ $part$, _d.name, cardinality(_matches), _part, _d.kind = 'timer',
       select * into _users, _messages, _data from notifier.refuse(%1$L, _refused, _users, _messages, _data);
     end if;
     if _users is not null then
-      perform notifier.record(%1$L, %2$L, _users, _messages, _data);
-    end if;$told$, _d.name, _d.level)
+      perform notifier.record(%3$L, %2$L, _users, _messages, _data);
+    end if;$told$, _d.name, _d.level, _d.event)
       else format($armed$
     if _keys is not null then
       perform notifier.arm(%1$L, _keys, _dues);

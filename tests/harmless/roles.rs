@@ -11,8 +11,8 @@ use crate::support::{Database, Service, Socket, database, eventually};
 /// What the three roles may call and read: this, and nothing else. A function that is new is in no list until somebody says so.
 const ADMIN: &[&str] = &[
     "function check()",
-    "function define_event(text,regclass,text,text,text,text)",
-    "function define_timer(text,regclass,text,text,text,text,text)",
+    "function define_event(text,regclass,text,text,text,text,text)",
+    "function define_timer(text,regclass,text,text,text,text,text,text)",
     "function drop_event(text)",
     "function event_stats(timestamp with time zone)",
     "function export_events()",
