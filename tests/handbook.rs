@@ -222,7 +222,7 @@ async fn every_example_of_the_handbook_does_what_the_handbook_says() {
 /// The functions that roles may call, as `grant_roles` names them, with the arguments that they have.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_handbook_names_every_function_with_its_arguments() {
-    let grants = include_str!("../sql/functions/grant_roles.sql");
+    let grants = include_str!("../sql/functions/define/grant_roles.sql");
     let (public, _) = grants.split_once("to_regrole('notifier_service')").unwrap();
     let functions: Vec<&str> = public.lines().filter_map(|line| line.trim().strip_prefix("notifier.")).collect();
     assert!(functions.len() > 10, "{functions:?}");

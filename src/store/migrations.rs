@@ -12,7 +12,7 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// `sql/functions/*.sql` by name, which is an order in which they can be applied.
+/// `sql/functions/*/*.sql` by name, whatever their folder, which is an order in which they can be applied.
 const FUNCTIONS: &[&str] = include!(concat!(env!("OUT_DIR"), "/functions.rs"));
 
 /// The first major version with `idle_session_timeout`, without which a frozen relay keeps its locks.
