@@ -108,6 +108,40 @@ async fn a_restored_database_goes_on_and_tells_no_old_row_again() {
     assert_eq!(messages, ["old 1", "old 2", "old 3", "old 4", "old 5"]);
 }
 
+/// What is committed here while the epoch begins is of this cluster, however late: it must not be taken for a copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_committed_while_a_restored_database_is_put_right_is_told() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    let superuser = database.superuser().await;
+    superuser.batch_execute("update notifier.epoch set system_identifier = 1").await.unwrap();
+    // The epoch is held up half-way: it has begun to look at what there is, and has not come to the notifications.
+    superuser
+        .batch_execute(
+            "begin;
+             select from notifier.progress for update;
+             select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+             and application_name = 'parkmate-notifier'",
+        )
+        .await
+        .unwrap();
+    eventually("the epoch begins", async || {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+                       and query like '%notifier.identify(%' and pid <> pg_backend_pid()";
+        database.one::<i64>(waiting).await == 1
+    })
+    .await;
+    database
+        .run("begin; set local notifier.doorbell = off; select notifier.send('8', 'info', 'meanwhile'); commit")
+        .await;
+    superuser.batch_execute("commit").await.unwrap();
+    assert_eq!(socket.frame().await["message"], "meanwhile");
+    socket.nothing_but_a_marker(&database).await;
+    let reason: String = database.one("select reason from notifier.epoch order by number desc limit 1").await;
+    assert_eq!(reason, "restored into another database");
+}
+
 /// An instance that was away while several epochs began goes on from the oldest of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_epoch_is_skipped_by_an_instance_that_was_away() {

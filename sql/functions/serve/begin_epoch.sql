@@ -29,10 +29,12 @@ begin
      or (select pg_snapshot_xmax(p.position) > pg_snapshot_xmax(pg_current_snapshot()) from notifier.progress p) then
     -- Rows that were copied here name transactions of another cluster: they become older than every position. A row that was
     -- written here is of a transaction after the one that copied our own state, and its version is of that transaction or, where
-    -- it was written in a savepoint or has been touched, of a later one.
+    -- it was written in a savepoint or has been touched, of a later one. Up to which transaction rows are seen here, this statement
+    -- says of itself: with _now a row that is committed while this runs would pass for a copied one, and nobody would be told.
     update notifier.notification n set xid = '3'
     where n.xid <> '3'
-      and not (n.xid::text::numeric > _copied and n.xid::text::numeric < _now
+      and not (n.xid::text::numeric > _copied
+               and n.xid::text::numeric < (select pg_snapshot_xmax(pg_current_snapshot())::text::numeric)
                and _now - (_now - n.xmin::text::bigint) % 4294967296 >= n.xid::text::numeric);
     update notifier.progress set position = '4:4:', swept_position = '4:4:', noted_at = clock_timestamp(), pruned = '0';
     update notifier.epoch set position = '4:4:' where number = _number;
