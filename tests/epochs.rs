@@ -127,7 +127,8 @@ async fn a_row_that_is_committed_while_a_restored_database_is_put_right_is_told(
         .await
         .unwrap();
     eventually("the epoch begins", async || {
-        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+        let waiting =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
                        and query like '%notifier.identify(%' and pid <> pg_backend_pid()";
         database.one::<i64>(waiting).await == 1
     })
