@@ -351,3 +351,25 @@ async fn a_timer_that_takes_too_long_holds_up_no_other() {
     })
     .await;
 }
+
+/// Its timers are looked for again, once: were that an error, nothing else that the service owes would ever be done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_that_faults_in_two_transactions_stops_no_work() {
+    let database = Database::new().await;
+    database
+        .run(
+            "create function public.due(booking_id bigint) returns timestamptz language plpgsql stable as $$ begin
+               if booking_id < 103 then raise exception 'no'; end if; return now(); end $$;
+             select notifier.define_timer('booking.odd', 'public.booking', 'public.due(id)', 'info', 'odd',
+               'select user_id from due');
+             delete from notifier.backfill",
+        )
+        .await;
+    for id in [101, 102] {
+        database.write(&format!("update booking set status = status where id = {id}")).await;
+    }
+    assert_eq!(database.one::<i64>("select count(*) from notifier.spill where kind = 'backfill'").await, 2);
+    database.run("select notifier.work()").await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.spill").await, 0);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.backfill where event = 'booking.odd'").await, 1);
+}

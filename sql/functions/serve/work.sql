@@ -37,7 +37,7 @@ begin
   ), backfills as (
     -- A statement's timers were lost to a fault: its table is looked at again, but not for each such statement.
     insert into notifier.backfill (event, not_before)
-    select distinct t.record ->> 'event', clock_timestamp() + interval '10 seconds' from taken t where t.kind = 'backfill'
+    select distinct t.record ->> 'event', _now + interval '10 seconds' from taken t where t.kind = 'backfill'
     on conflict (event) do update set pass = 2, after_key = null where backfill.pass = 3
   )
   select count(*) into _done from taken;
