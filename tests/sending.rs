@@ -71,3 +71,18 @@ async fn a_lock_on_what_is_sent_later_loses_nothing() {
     assert_eq!(frame["data"], serde_json::json!({"a": 1}));
     david.nothing_but_a_marker(&database).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_what_is_sent_later_holds_up_nobody_who_takes_back() {
+    let database = Database::new().await;
+    database.run("select notifier.send('8', 'info', 'never', send_at => now() + interval '1 hour', key => 'k')").await;
+    let locker = database.superuser().await;
+    locker.batch_execute("begin; lock table notifier.scheduled").await.unwrap();
+    // Without a limit it would wait for the locker, which waits for it.
+    database.run("set statement_timeout = '5s'; select notifier.cancel_send('k')").await;
+    database.run("select notifier.send('8', 'info', 'at once', key => 'k')").await;
+    locker.batch_execute("commit").await.unwrap();
+    database.run("select notifier.work(); select notifier.work()").await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.scheduled").await, 0);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where message = 'at once'").await, 1);
+}

@@ -13,8 +13,11 @@ begin
   if cancel_send.key is null then
     raise exception 'key is null' using errcode = 'null_value_not_allowed', hint = 'Give the key of the call of notifier.send.';
   end if;
-  select s.user_id is not null and s.send_at > clock_timestamp() into _waiting
-  from notifier.scheduled s where s.key = cancel_send.key order by s.id desc limit 1;
+  -- Read only where that waits for nobody: what cannot be looked at is taken back all the same.
+  if notifier.reserve('notifier.scheduled', 'notifier.scheduled_id_seq') then
+    select s.user_id is not null and s.send_at > clock_timestamp() into _waiting
+    from notifier.scheduled s where s.key = cancel_send.key order by s.id desc limit 1;
+  end if;
   perform notifier.schedule(clock_timestamp(), cancel_send.key);
   return coalesce(_waiting, false);
 end
