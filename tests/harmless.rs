@@ -310,3 +310,19 @@ async fn an_application_without_rights_learns_nothing() {
     let bodies: i64 = database.one(&format!("select count(*) from pg_proc where prosrc like '%{channel}%'")).await;
     assert_eq!(bodies, 0, "the channel stands in no function, which anybody may read");
 }
+
+/// `as into` is SQL and no plpgsql. As after the restore of a dump, the session does not look whether functions compile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_compile_is_refused_and_no_write_meets_it() {
+    let database = Database::new().await;
+    let owner = database.superuser().await;
+    let refused = owner
+        .batch_execute(
+            "set check_function_bodies = off;
+             select notifier.define_event('payment.odd', 'public.payment', 'update', 'info', 'odd',
+               'select user_id, id as into from new')",
+        )
+        .await;
+    assert_eq!(refused.unwrap_err().code().map(|c| c.code()), Some("42601"));
+    database.write("update payment set status = 'verified' where id = 204").await;
+}
