@@ -62,3 +62,7 @@ create table notifier.failing (
 create sequence notifier.others_last minvalue -9223372036854775808 cycle;
 -- lastval() asks for the right to read it. To name it, a role would need the schema as well.
 grant select on sequence notifier.others_last to public;
+
+-- Very many rows may be due at one instant: they are told apart by their keys, of which an index holds any by its hash.
+drop index notifier.timer_event_due_index;
+create index timer_event_due_index on notifier.timer (event, due_at, jsonb_hash(key));

@@ -1,7 +1,6 @@
 -- notifier.cancel_send: take back what notifier.send was told to send later under a key.
 --   key       of the call
---   returns   whether something was waiting; what another transaction sends and has not committed yet is taken back all the same
---             when its call came first, and not reported
+--   returns   whether something was waiting. What another transaction sends and has not committed yet is not taken back
 -- Used by: applications and DBAs; roles that are members of notifier_sender; notifier.send.
 create or replace function notifier.cancel_send(key text) returns boolean
 language plpgsql security definer

@@ -57,7 +57,8 @@ begin
       from (select %3$s as key, (%6$s) as due, (%7$s) as until from %2$s s
             where (%4$s) in (select %5$s from unnest(notifier._keys) as k(key))) p
       where p.due > notifier._now and isfinite(p.due) and coalesce(p.until, 'infinity') > p.due
-        and not exists (select from notifier.timer t where t.event = %1$L and t.due_at = p.due and t.key = p.key);
+        and not exists (select from notifier.timer t where t.event = %1$L and t.due_at = p.due
+                          and jsonb_hash(t.key) = jsonb_hash(p.key) and t.key = p.key);
 
       for _set in
         select p.due, p.until, array_agg(p.key) as keys
@@ -169,7 +170,8 @@ begin
             where (%4$s) in (select %5$s from unnest(notifier._keys[notifier._next : notifier._next + notifier._size - 1]) as k(key))) p
       where isfinite(p.due) and coalesce(p.until, 'infinity') > notifier._now
         and (not _soon or p.due <= notifier._now + interval '24 hours')
-        and not exists (select from notifier.timer t where t.event = %1$L and t.due_at = p.due and t.key = p.key);
+        and not exists (select from notifier.timer t where t.event = %1$L and t.due_at = p.due
+                          and jsonb_hash(t.key) = jsonb_hash(p.key) and t.key = p.key);
       _next := _next + _size;
     exception when serialization_failure or deadlock_detected or lock_not_available then raise;
     when others or assert_failure then
