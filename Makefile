@@ -1,7 +1,7 @@
 # What a person can do here; `make help` lists it.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-rust test-postgres-18 test-conformance test-browser torture bench bench-own bench-peers lint schema screenshot prerequisites
+.PHONY: help run test test-rust test-postgres-18 test-conformance test-browser torture bench bench-own bench-cost bench-peers lint schema screenshot prerequisites
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -44,11 +44,15 @@ torture: ## every fault for longer and with more of everything; ends with the ta
 	TORTURE=1 TORTURE_TABLE=$$table cargo test --locked -- faults:: failover:: retention:: --nocapture --test-threads=2; result=$$?; \
 	cat tests/support/checker/table.txt; sort $$table; rm -f $$table; exit $$result
 
-bench: bench-own bench-peers ## what it costs and how fast it is, as the tables of docs/performance.md, in 20 minutes
+bench: bench-own bench-peers ## what it costs and how fast it is, as the tables of docs/performance.md, in 15 minutes
 
 bench-own: ## without the others; BENCH_QUICK=1 only sees that it runs
 	@scripts/prerequisites postgres
 	cargo bench --locked --bench bench
+
+bench-cost: ## what triggers cost the application's writes, in four minutes
+	@scripts/prerequisites postgres
+	cargo bench --locked --bench bench -- cost
 
 bench-peers: ## Django Channels, Node ws, socket.io and uWebSockets.js at the same work, in five minutes
 	@scripts/prerequisites postgres
