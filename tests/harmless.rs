@@ -260,7 +260,8 @@ async fn odd_session_settings_of_the_application_change_nothing() {
         .write("create temp table notification (id int); create temp table booking_shadow (id int);
                 create function pg_temp.lower(text) returns text language sql as 'select ''hijacked''';
                 set search_path = pg_temp, public, pg_catalog; set datestyle = 'SQL, DMY'; set timezone = 'Asia/Kathmandu';
-                set standard_conforming_strings = off; set lock_timeout = 1; set row_security = off; set role parking_app;
+                set standard_conforming_strings = off; set lock_timeout = 1; set notifier.doorbell = off; set row_security = off;
+                set role parking_app;
                 update payment set status = 'verified' where id = 201;
                 update public.booking set status = 'completed' where id = 102")
         .await;
