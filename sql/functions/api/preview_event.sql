@@ -29,7 +29,6 @@ declare
   _change    jsonb;
   _rows      text;
   _texts     text[];
-  _text      text;
   _dues      timestamptz[];
   _due       timestamptz;
   _answers   refcursor;

@@ -23,9 +23,7 @@ begin
   on conflict (event) do update set since = excluded.since, faults = 0;
   return next format('%s goes on', _d.name);
   if _d.kind = 'timer' then
-    insert into notifier.backfill (event) values (_d.name)
-    on conflict (event) do update set pass = 1, after_key = null, barrier = null, not_before = '-infinity';
-    return next format('%s: rows that are there are armed by the service, the next 24 hours first', _d.name);
+    return next notifier.arm_existing(_d.name);
   end if;
 end
 $$;

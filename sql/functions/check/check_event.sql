@@ -61,11 +61,7 @@ begin
         execute format(E'explain (costs off) select tstzrange(null, null) @> (\n%s\n) from %s s',
           case _part when 'due' then _d.due else _d.until end, _d.source);
       else
-        _tables := case _d.kind when 'timer' then format('due as (select * from %s)', _d.source)
-          else concat_ws(', ',
-            case when _part <> 'delete' then format('new as (%s)', notifier.shape(_d.source)) end,
-            case when _part <> 'insert' then format('old as (%s)', notifier.shape(_d.source)) end,
-            nullif(notifier.change_tables(_part, _d.operation), '')) end;
+        _tables := notifier.probe_tables(_d, _part);
         execute 'explain (costs off) ' || notifier.told_select(_tables, '', _d);
       end if;
       raise exception using errcode = 'NTF00';

@@ -61,13 +61,6 @@ language sql stable as $$
   from family f
   join wanted w on w.source = f.source and w.operation = f.operation
   join pg_catalog.pg_trigger t on t.tgrelid = f.id and t.tgfoid = w.found
-  join lateral (
-    with recursive below as (
-      select i.inhrelid as id from pg_catalog.pg_inherits i where i.inhparent = f.id
-      union
-      select i.inhrelid from pg_catalog.pg_inherits i join below b on i.inhparent = b.id
-    )
-    select b.id from below b
-  ) b on true
+  cross join lateral notifier.family(f.id) b(id)
   join pg_catalog.pg_class c on c.oid = b.id and c.relkind = 'f'
 $$;

@@ -5,7 +5,7 @@
 --   _declared  the event's operation: with 'insert or update' an insert offers an empty `old` as well
 --   _single    whether one row is changed: then there is nothing to pair, which takes a third of the time
 --   returns    text to follow `with`, without it; empty for delete, which has `old` alone
--- Used by: notifier.define, notifier.write_function.
+-- Used by: notifier.probe_tables, notifier.event_plan, notifier.write_function, notifier.preview_event.
 create or replace function notifier.change_tables(_fires text, _declared text, _single boolean default false) returns text
 language sql immutable
 -- Whole rows are taken from subqueries: a whole row of a transition table itself is read with the column numbers of parse

@@ -23,14 +23,11 @@ begin
   if _d.kind = 'timer' then
     perform notifier.probe_instant(_d, 'due', _d.due);
     perform notifier.probe_instant(_d, 'until', _d.until);
-    _probe := format('due as (select * from %s)', _d.source);
+    _probe := notifier.probe_tables(_d, 'timer');
     select p.columns into _d.columns from notifier.probe(_d, 'the query', _probe, _d.query) p;
   else
     foreach _operation in array string_to_array(_d.operation, ' or ') loop
-      _probe := concat_ws(', ',
-        case when _operation <> 'delete' then format('new as (%s)', notifier.shape(_d.source)) end,
-        case when _operation <> 'insert' then format('old as (%s)', notifier.shape(_d.source)) end,
-        nullif(notifier.change_tables(_operation, _d.operation), ''));
+      _probe := notifier.probe_tables(_d, _operation);
       select p.columns into _d.columns from notifier.probe(_d, 'the query', _probe, _d.query) p;
     end loop;
   end if;
@@ -77,9 +74,7 @@ begin
   if _d.kind = 'timer' then
     perform notifier.timer_functions(_d);
     if _changed then
-      insert into notifier.backfill (event) values (_d.name)
-      on conflict (event) do update set pass = 1, after_key = null, barrier = null, not_before = '-infinity';
-      return next format('%s: rows that are there are armed by the service, the next 24 hours first', _d.name);
+      return next notifier.arm_existing(_d.name);
     end if;
   elsif _before.kind = 'timer' then
     delete from notifier.timer t where t.event = _d.name;

@@ -15,15 +15,10 @@ declare
 begin
   for _table in
     -- A row written directly to a partition or child fires nothing on its parent.
-    with recursive family as (
-      select install_trigger._source::oid as id
-      union
-      select i.inhrelid from pg_catalog.pg_inherits i join family f on i.inhparent = f.id
-    )
-    select f.id::regclass from family f join pg_catalog.pg_class c on c.oid = f.id
+    select c.oid::regclass from notifier.family(install_trigger._source) f(id) join pg_catalog.pg_class c on c.oid = f.id
     where c.relkind in ('r', 'p')
       and not exists (select from pg_catalog.pg_trigger t
-                      where t.tgrelid = f.id and t.tgname = _name and t.tgfoid = (install_trigger._function || '()')::regprocedure)
+                      where t.tgrelid = c.oid and t.tgname = _name and t.tgfoid = (install_trigger._function || '()')::regprocedure)
   loop
     for _try in 1..20 loop
       begin

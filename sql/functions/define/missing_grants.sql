@@ -67,14 +67,7 @@ begin
       union all
       -- What comes next, and would be refused then.
       select 4, 'trigger on ' || string_agg(f.oid::regclass::text, ', ' order by f.oid::regclass::text)
-      from (
-        with recursive family as (
-          select _source as oid
-          union
-          select i.inhrelid from pg_catalog.pg_inherits i join family f on i.inhparent = f.oid
-        )
-        select f.oid from family f
-      ) f
+      from notifier.family(_source) as f(oid)
       where not has_table_privilege(f.oid, 'trigger')
     ) l(position, granted)
     where l.granted is not null

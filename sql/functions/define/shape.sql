@@ -2,7 +2,7 @@
 -- values those tables do not have (they read as null, or fail with XX000).
 --   _source   the table
 --   returns   a select of its columns
--- Used by: notifier.define, notifier.probe_instant, notifier.check_event.
+-- Used by: notifier.probe_tables, notifier.probe_instant.
 create or replace function notifier.shape(_source regclass) returns text
 language sql stable
 return (

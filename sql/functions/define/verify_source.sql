@@ -64,13 +64,8 @@ begin
     raise exception '%: the source % is %', _title, _d.source, _is using errcode = 'wrong_object_type', detail = _detail, hint = _hint;
   end if;
 
-  with recursive family as (
-    select i.inhrelid as id from pg_catalog.pg_inherits i where i.inhparent = _d.source
-    union
-    select i.inhrelid from pg_catalog.pg_inherits i join family f on i.inhparent = f.id
-  )
   select string_agg(c.oid::regclass::text, ', ' order by c.oid) into _is
-  from family f join pg_catalog.pg_class c on c.oid = f.id and c.relkind = 'f';
+  from notifier.family(_d.source) f(id) join pg_catalog.pg_class c on c.oid = f.id and c.relkind = 'f';
   if _is is not null then
     raise exception '%: below % there is a foreign table: %', _title, _d.source, _is using errcode = 'wrong_object_type',
       detail = 'Postgres refuses each write that reaches a foreign table through a table with a trigger that reads what was written.',

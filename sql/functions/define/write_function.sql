@@ -36,7 +36,6 @@ begin
       _single := notifier.change_tables(write_function._operation, _d.operation, true);
       _matches := _matches || notifier.match_expression(_tables, _d.query);
       _matches1 := _matches1 || notifier.match_expression(_single, _d.query);
-      -- (`false and`: nothing is called, but all that is called below the block has to exist.)
       _part := format($part$
     _users := null;
     _refused := 0;
@@ -45,10 +44,6 @@ begin
     else
       execute %3$L into _users, _messages, _data, _refused;
     end if;
-    if _users is not null or _refused > 0 then
-      _last := coalesce(_last, notifier.keep_lastval());
-    end if;
-    _rows := _rows + (false and notifier.whole())::integer;
 $part$,
         case when _single <> _tables then
           format(E'_rows = 1 then\n%s;\n    elsif ', notifier.told_select(_single, _into, _d)) end,
@@ -79,19 +74,21 @@ $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
     else
       execute %2$L into _keys, _dues;
     end if;
-    if _keys is not null then
-      _last := coalesce(_last, notifier.keep_lastval());
-    end if;
-    _rows := _rows + (false and notifier.whole())::integer;
 $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t', _tables));
     end if;
 
-    -- The block only reads: an insert inside it would spend a subtransaction id for each statement.
+    -- The block only reads: an insert inside it would spend a subtransaction id for each statement. (`false and`: nothing is called,
+    -- but all that is called below the block has to exist.)
     _parts := _parts || format($part$
   -- %1$s
   if _match is null or _match[%2$s] then
     _at := clock_timestamp();
     begin%3$s
+    if %6$s is not null then
+      _last := coalesce(_last, notifier.keep_lastval());
+    end if;
+    _rows := _rows + (false and notifier.whole())::integer;
+
     exception when serialization_failure or deadlock_detected then raise;
     when others or assert_failure then
       _users := null;
@@ -125,7 +122,8 @@ $part$, _d.name, cardinality(_matches), _part, _d.kind = 'timer',
       else format($armed$
     if _keys is not null then
       perform notifier.arm(%1$L, _keys, _dues);
-    end if;$armed$, _d.name) end);
+    end if;$armed$, _d.name) end,
+      case _d.kind when 'write' then '_users' else '_keys' end);
   end loop;
 
   execute format($function$create or replace function %1$s() returns trigger
