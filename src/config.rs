@@ -78,6 +78,21 @@ pub struct DemoConfig {
 }
 
 impl ServeConfig {
+    /// The defaults of everything else.
+    ///
+    /// # Errors
+    /// An environment variable holds what its flag does not take.
+    pub fn new(database: DatabaseConfig, listen: SocketAddr, auth: AuthMode) -> Result<Self> {
+        #[derive(Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            serve: ServeConfig,
+        }
+        let needed = ["serve", "--database-url=postgresql://replaced", "--listen=127.0.0.1:0", "--auth=none"];
+        let defaults = Defaults::try_parse_from(needed)?.serve;
+        Ok(Self { database, listen, auth, ..defaults })
+    }
+
     /// Refuses what clap cannot see: settings that must not come together.
     ///
     /// # Errors

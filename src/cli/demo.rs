@@ -1,7 +1,6 @@
 //! `demo`: a throw-away Postgres, the parking application, the service, and a page to press buttons on.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
@@ -34,15 +33,7 @@ pub(super) async fn run(config: DemoConfig, stop: CancellationToken) -> Result<(
     println!("  write   {}      as the application", prepared.psql);
     println!("  define  {}          as the DBA", prepared.psql.replace("parking_app@", "parkmate@"));
     println!("\nCtrl-C ends it; nothing stays behind.");
-    let serve = ServeConfig {
-        database: prepared.owner,
-        listen: listener.local_addr()?,
-        auth: AuthMode::None,
-        replay_window: Duration::from_secs(86_400),
-        replay_limit: 20,
-        retention: Duration::from_secs(7 * 86_400),
-        pool_size: 4,
-    };
+    let serve = ServeConfig::new(prepared.owner, listener.local_addr()?, AuthMode::None)?;
     server::run(serve, listener, Some(prepared.demo), stop).await
 }
 

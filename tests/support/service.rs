@@ -1,7 +1,6 @@
 //! A service in this process, on a port of its own.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use parkmate_notifier::auth::AuthMode;
 use parkmate_notifier::config::{DatabaseConfig, ServeConfig};
@@ -40,15 +39,9 @@ impl Service {
     pub async fn start_with(url: &str, set: impl FnOnce(&mut ServeConfig)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut config = ServeConfig {
-            database: DatabaseConfig { database_url: url.parse().unwrap() },
-            listen: address,
-            auth: AuthMode::None,
-            replay_window: Duration::from_secs(86_400),
-            replay_limit: 20,
-            retention: Duration::from_secs(7 * 86_400),
-            pool_size: 4,
-        };
+        let database = DatabaseConfig { database_url: url.parse().unwrap() };
+        let mut config = ServeConfig::new(database, address, AuthMode::None).unwrap();
+        config.pool_size = 4;
         set(&mut config);
         let stop = CancellationToken::new();
         let running = tokio::spawn(server::run(config, listener, None, stop.clone()));
