@@ -14,6 +14,8 @@ set search_path = pg_catalog, pg_temp
 -- reading them.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+-- What is new is little, however much the plan expects: to start a parallel worker takes longer than to read it.
+set max_parallel_workers_per_gather = 0
 set jit = off as $$
 #variable_conflict use_column
 declare
