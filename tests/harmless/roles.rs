@@ -21,6 +21,7 @@ const ADMIN: &[&str] = &[
     "function preview_event(text,text,jsonb,jsonb)",
     "function restore_event(text,integer)",
     "function resume_event(text)",
+    "function revoke_user(text)",
     "function rotate_channel()",
     "function sweep(interval)",
     "select event",
@@ -33,6 +34,8 @@ const SENDER: &[&str] =
     &["function cancel_send(text)", "function send(text,text,text,jsonb,text,timestamp with time zone,text)"];
 
 const SERVICE: &[&str] = &[
+    "function auth_function(text)",
+    "function authenticate(text,text[])",
     "function beat(text)",
     "function become_relay()",
     "function committing()",
@@ -40,12 +43,16 @@ const SERVICE: &[&str] = &[
     "function hang_bell(bigint)",
     "function identify(text)",
     "function inbox(text,bigint,integer,boolean)",
+    "function issue_ticket(bytea,text,double precision,double precision,bytea)",
     "function mark_read(text,bigint[],bigint,text)",
     "function missed(text[],text[],text[],bigint[],integer)",
     "function note_position(text,pg_snapshot)",
     "function opened(text[],text[],text[],text[],text[],boolean[],interval,integer)",
     "function pass_on(bigint,text,pg_snapshot,pg_snapshot)",
+    "function redeem_tickets(bytea[])",
     "function remember(text[],text[],text[],text[],text[])",
+    "function revocations(pg_snapshot)",
+    "function revoked(text[])",
     "function stream(pg_snapshot)",
     "function summarize(text,text,pg_snapshot,bigint)",
     "function take_down_bell()",

@@ -24,6 +24,7 @@ begin
       notifier.event_stats(timestamptz),
       notifier.check(),
       notifier.sweep(interval),
+      notifier.revoke_user(text),
       notifier.new_epoch(),
       notifier.rotate_channel()
       to notifier_admin;
@@ -50,6 +51,12 @@ begin
       notifier.inbox(text, bigint, integer, boolean),
       notifier.unread(text[]),
       notifier.mark_read(text, bigint[], bigint, text),
+      notifier.auth_function(text),
+      notifier.authenticate(text, text[]),
+      notifier.revoked(text[]),
+      notifier.revocations(pg_snapshot),
+      notifier.issue_ticket(bytea, text, double precision, double precision, bytea),
+      notifier.redeem_tickets(bytea[]),
       notifier.work(interval),
       notifier.become_relay(),
       notifier.hang_bell(bigint),

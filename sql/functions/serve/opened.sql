@@ -9,12 +9,14 @@
 --   _limit     how many at most: the newest
 --   returns    one row a socket, in order: the position it was read at; what the cursor was worth ('new' without one, 'gap' where
 --              something that it does not see may be gone, else 'ok'); how many are unread, and how many more there are than were
---              returned (1000 stands for more, in both); the time; and the notifications in order of id
+--              returned (1000 stands for more, in both); the time; the notifications in order of id; and when the user was last
+--              revoked, in seconds since 1970, or null
 -- Used by: the catch-up (src/catch_up.rs).
 create or replace function notifier.opened(
   _users text[], _devices text[], _epochs text[], _positions text[], _told text[], _pages boolean[], _window interval, _limit integer
 )
-returns table ("position" text, resume text, unread integer, more bigint, server_time text, notifications text[])
+returns table ("position" text, resume text, unread integer, more bigint, server_time text, notifications text[],
+               revoked_at double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -41,7 +43,8 @@ begin
            -- (least alone would make 1000 of null.)
            case when w.total is null then 0 else least(w.total - coalesce(cardinality(w.newest), 0), 1000) end,
            to_char(_now at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-           coalesce(w.newest, '{}')
+           coalesce(w.newest, '{}'),
+           (select extract(epoch from max(k.revoked_at))::double precision from notifier.revocation k where k.user_id = r.user_id)
     from unnest(_users, _devices, _epochs, _positions::pg_snapshot[], _told, _pages)
          with ordinality as r(user_id, device, epoch, "position", told, pages, nth)
     cross join lateral (

@@ -145,6 +145,13 @@ begin
 
   if exists (select from notifier.progress p where p.swept_at <= _now - interval '10 minutes') then
     begin
+      if notifier.forget() then
+        return 0;
+      end if;
+    exception when others or assert_failure or query_canceled then
+      perform notifier.keep_fault('notifier.forget', sqlstate, sqlerrm);
+    end;
+    begin
       perform notifier.sweep(work._retention);
     exception when others or assert_failure or query_canceled then
       -- It holds up nothing: somebody reads of it, and it is tried again with the next one.
