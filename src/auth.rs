@@ -1,39 +1,29 @@
-//! Credential -> user: who a socket or a request belongs to.
+//! Credential -> user: who a socket or a request belongs to, and until when.
 
-use std::fmt;
+mod credential;
+mod sql;
+mod tickets;
+mod together;
+
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use tokio::time::Instant;
-use warp::http::{HeaderMap, StatusCode, header};
+use tracing::{info, warn};
+use warp::http::{HeaderMap, Method, StatusCode};
 
-use crate::protocol::UserId;
+use crate::config::AuthConfig;
+pub use crate::protocol::Token;
+use crate::protocol::{CloseCode, UserId};
+use crate::registry::Registry;
+use crate::store::Store;
 
-/// A credential as it was presented. It is never printed.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Token(Arc<str>);
-
-impl Token {
-    /// The longest token that is looked at, in bytes: a request's head has no more.
-    pub const MAX_BYTES: usize = 8 * 1024;
-
-    /// `None` when it is empty, longer than [`Self::MAX_BYTES`], or has other characters than tokens have: visible ASCII.
-    pub fn new(text: &str) -> Option<Self> {
-        let fits = (1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        fits.then(|| Self(text.into()))
-    }
-
-    /// As it was presented.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
+pub use credential::{Carriers, Origin, Presented, Query, subprotocols};
+use sql::SqlTokens;
+use tickets::Tickets;
 
 /// What a credential is worth.
 #[derive(Clone, Debug)]
@@ -72,70 +62,299 @@ pub enum Invalid {
 /// How credentials are checked. There is no default: an operator says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum AuthMode {
-    /// Not at all, for development: the path, or a bearer token that is the user's id, is taken at its word.
+    /// They are tokens that a function of the database knows, which --auth-function names.
+    Sql,
+    /// Not at all, for development: the path, or a token that is the user's id, is taken at its word.
     None,
 }
 
 /// Why somebody may not connect.
 #[derive(Debug)]
 pub struct Refusal {
-    /// 401 or 403.
+    /// 401 or 403; 503 where nobody knows yet.
     pub status: StatusCode,
     /// What to do about it.
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
 }
 
-impl AuthMode {
-    /// The user a request belongs to. `named` is who its path names; `None` where it says `me`.
+impl Refusal {
+    pub(crate) fn unauthorized(detail: &'static str) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, detail: detail.into() }
+    }
+
+    fn foreign_origin() -> Self {
+        let detail =
+            "a cookie counts only from pages of the origins that --allowed-origin names, and this is none of them";
+        Self { status: StatusCode::FORBIDDEN, detail: detail.into() }
+    }
+
+    fn somebody_else() -> Self {
+        let detail = "the credential is another user's than the one the path names";
+        Self { status: StatusCode::FORBIDDEN, detail: detail.into() }
+    }
+
+    fn revoked() -> Self {
+        Self::unauthorized("the credential was revoked: sign in again")
+    }
+
+    /// What a socket is closed with, where that says the same.
+    pub fn close_code(&self) -> Option<CloseCode> {
+        match self.status {
+            StatusCode::UNAUTHORIZED => Some(CloseCode::Unauthorized),
+            StatusCode::FORBIDDEN => Some(CloseCode::Forbidden),
+            _ => None,
+        }
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        match invalid {
+            Invalid::Refused(why) => Self::unauthorized(why),
+            Invalid::Unknown => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                detail: "whoever knows this credential does not answer, try again".into(),
+            },
+        }
+    }
+}
+
+/// Who a socket or a request is from.
+#[derive(Debug)]
+pub struct Identity {
+    /// Whose notifications it gets.
+    pub user: UserId,
+    /// Whose the credential is, where that is somebody else: staff who listen as the user. They only look on: what they are told, the
+    /// user was not told.
+    pub staff: Option<UserId>,
+    /// How long that holds.
+    pub standing: Standing,
+}
+
+/// How long a credential holds.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// See [`Grant::expires`].
+    pub expires: Option<Instant>,
+    /// See [`Grant::issued`].
+    pub issued: Option<f64>,
+    /// What has to be looked at again now and then, where nothing else says when it ends.
+    pub token: Option<Token>,
+}
+
+impl Standing {
+    /// Whether a revocation of its user, in seconds since 1970, ends it.
+    pub fn is_ended_by(&self, revoked: f64) -> bool {
+        is_ended_by(self.issued, revoked)
+    }
+}
+
+/// What is issued in the second of a revocation was there before: JWTs count in seconds.
+pub(crate) fn is_ended_by(issued: Option<f64>, revoked: f64) -> bool {
+    issued.is_none_or(|issued| issued < revoked)
+}
+
+/// Who checks credentials.
+pub struct Auth {
+    scheme: Scheme,
+    carriers: Carriers,
+    tickets: Tickets,
+    registry: Arc<Registry>,
+    store: Store,
+    recheck: Duration,
+}
+
+enum Scheme {
+    Sql(Box<SqlTokens>),
+    None,
+}
+
+impl Auth {
+    /// Reads what there is to read of keys.
     ///
     /// # Errors
-    /// No credential where one is needed (401), or one of somebody else (403).
-    pub fn identify(self, headers: &HeaderMap, named: Option<UserId>) -> Result<UserId, Refusal> {
-        match self {
-            Self::None => {
-                let bearer = headers
-                    .get(header::AUTHORIZATION)
-                    .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-                    .and_then(|token| token.trim().parse().ok());
-                match (bearer, named) {
-                    (Some(bearer), Some(named)) if bearer != named => Err(Refusal {
-                        status: StatusCode::FORBIDDEN,
-                        detail: "the credential is another user's than the one the path names",
-                    }),
-                    (Some(user), _) | (None, Some(user)) => Ok(user),
-                    (None, None) => Err(Refusal {
-                        status: StatusCode::UNAUTHORIZED,
-                        detail: "this needs a credential; with --auth none that is `Authorization: Bearer <user id>` \
-                                 (a socket may name the user in its path instead)",
-                    }),
+    /// A file that cannot be used, or settings that do not go together.
+    pub async fn new(config: &AuthConfig, store: Store, registry: Arc<Registry>) -> Result<Self> {
+        let scheme = match config.auth {
+            AuthMode::Sql => {
+                let function = config.auth_function.clone().context("--auth sql needs --auth-function")?;
+                Scheme::Sql(Box::new(SqlTokens::new(store.clone(), function, config.auth_cache)))
+            }
+            AuthMode::None => {
+                warn!("--auth none: whoever reaches this port reads anybody's notifications");
+                Scheme::None
+            }
+        };
+        let tickets = Tickets::new(store.clone());
+        Ok(Self { scheme, carriers: config.carriers(), tickets, registry, store, recheck: config.auth_recheck })
+    }
+
+    /// Makes sure that what the database is to say about credentials it can say. To be asked once it answers.
+    ///
+    /// # Errors
+    /// Says what is wrong with --auth-function.
+    pub async fn prepare(&self) -> Result<()> {
+        if let Scheme::Sql(tokens) = &self.scheme {
+            tokens.prepare().await.context("--auth-function")?;
+        }
+        Ok(())
+    }
+
+    /// Whether the path is taken at its word.
+    pub fn trusts_the_path(&self) -> bool {
+        matches!(self.scheme, Scheme::None)
+    }
+
+    /// How often a credential is looked at again of which only the database knows whether it holds.
+    pub fn recheck(&self) -> Duration {
+        self.recheck
+    }
+
+    /// The origins whose pages may use cookies and read answers.
+    pub fn carriers(&self) -> &Carriers {
+        &self.carriers
+    }
+
+    /// Who a socket's request is from. `named` is who its path names; `None` where it says `me`. `Ok(None)`: it brings no
+    /// credential. Waits as long as the database does not answer, ten seconds at most.
+    ///
+    /// # Errors
+    /// The credential is worth nothing (401), is somebody else's (403), or cannot be looked at (503).
+    pub async fn identify(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        query: &Query,
+        named: Option<&UserId>,
+    ) -> Result<Option<Identity>, Refusal> {
+        let Some(presented) = self.carriers.find(method, headers, query)? else {
+            return match named {
+                Some(user) if self.trusts_the_path() => {
+                    let Grant { user, expires, issued, .. } = named_grant(user.clone());
+                    Ok(Some(Identity { user, staff: None, standing: Standing { expires, issued, token: None } }))
                 }
+                _ => Ok(None),
+            };
+        };
+        let (grant, token) = match &presented {
+            Presented::Token(token) => self.verify(token).await?,
+            Presented::Ticket(ticket) => self.tickets.redeem(ticket).await?,
+        };
+        self.admit(grant, token, named).map(Some)
+    }
+
+    /// Who a request to the inbox is from. Unlike a socket, which is told of it when it opens, it has to ask by itself whether its
+    /// user was revoked.
+    ///
+    /// # Errors
+    /// As [`Self::identify`]; without a credential 401.
+    pub async fn identify_request(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        query: &Query,
+    ) -> Result<Identity, Refusal> {
+        let identity = self.identify(method, headers, query, None).await?.ok_or_else(|| self.nobody())?;
+        if let Scheme::None = self.scheme {
+            return Ok(identity);
+        }
+        match self.store.revoked(&identity.user).await {
+            Ok(Some(revoked)) if identity.standing.is_ended_by(revoked) => {
+                self.registry.revoke(&identity.user, revoked);
+                Err(Refusal::revoked())
+            }
+            Ok(_) => Ok(identity),
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "whether a user was revoked is unknown");
+                Err(Invalid::Unknown.into())
             }
         }
     }
+
+    /// What to answer to who brings no credential.
+    pub fn nobody(&self) -> Refusal {
+        Refusal::unauthorized(match self.scheme {
+            Scheme::None => {
+                "this needs a credential; with --auth none that is `Authorization: Bearer <user id>` (a socket may name the user in \
+                 its path instead)"
+            }
+            Scheme::Sql(_) => {
+                "this needs a credential: `Authorization: Bearer`, the subprotocol `notifier.bearer.<base64url>`, or a ticket of \
+                 POST /api/ws-ticket"
+            }
+        })
+    }
+
+    /// Whether what a token is worth now lets its holder listen as `named`, or as themselves.
+    ///
+    /// # Errors
+    /// As [`Self::identify`].
+    pub async fn introduce(&self, token: &Token, named: Option<&UserId>) -> Result<Identity, Refusal> {
+        let (grant, token) = self.verify(token).await?;
+        self.admit(grant, token, named)
+    }
+
+    fn admit(&self, grant: Grant, token: Option<Token>, named: Option<&UserId>) -> Result<Identity, Refusal> {
+        if self.registry.is_revoked(&grant.user, grant.issued) {
+            return Err(Refusal::revoked());
+        }
+        let standing = Standing { expires: grant.expires, issued: grant.issued, token };
+        match named {
+            Some(named) if *named != grant.user => {
+                let may = match &grant.listens_as {
+                    ListensAs::Nobody => false,
+                    ListensAs::These(users) => users.contains(named),
+                    ListensAs::Anybody => true,
+                };
+                if !may {
+                    return Err(Refusal::somebody_else());
+                }
+                info!(staff = %grant.user, user = %named, "staff listens as a user");
+                Ok(Identity { user: named.clone(), staff: Some(grant.user), standing })
+            }
+            _ => Ok(Identity { user: grant.user, staff: None, standing }),
+        }
+    }
+
+    /// What a token is worth, and what of it has to be looked at again.
+    async fn verify(&self, token: &Token) -> Result<(Grant, Option<Token>), Invalid> {
+        match &self.scheme {
+            Scheme::Sql(tokens) => Ok((tokens.verify(token, &self.registry).await?, Some(token.clone()))),
+            Scheme::None => match token.as_str().parse() {
+                Ok(user) => Ok((named_grant(user), None)),
+                Err(wrong) => Err(Invalid::Refused(wrong)),
+            },
+        }
+    }
+
+    /// What a token that has to be looked at again is worth now.
+    ///
+    /// # Errors
+    /// Nothing any more, or nobody answers.
+    pub async fn verify_again(&self, token: &Token) -> Result<Grant, Invalid> {
+        match &self.scheme {
+            Scheme::Sql(tokens) => tokens.verify_again(token).await,
+            Scheme::None => self.verify(token).await.map(|(grant, _)| grant),
+        }
+    }
+
+    /// A ticket for who a request is from, and for how many seconds it is good.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn issue_ticket(&self, identity: &Identity) -> Result<(String, f64)> {
+        self.tickets.issue(&identity.user, &identity.standing).await
+    }
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
+/// Whoever says so. The word is as young as the connection.
+fn named_grant(user: UserId) -> Grant {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    Grant { user, expires: None, issued: Some(now), listens_as: ListensAs::Nobody }
+}
 
-    fn identify(bearer: Option<&str>, named: Option<&str>) -> Result<String, u16> {
-        let mut headers = HeaderMap::new();
-        if let Some(bearer) = bearer {
-            headers.insert(header::AUTHORIZATION, format!("Bearer {bearer}").parse().unwrap());
-        }
-        AuthMode::None
-            .identify(&headers, named.map(|named| named.parse().unwrap()))
-            .map(|user| user.to_string())
-            .map_err(|refusal| refusal.status.as_u16())
-    }
-
-    #[test]
-    fn a_path_that_names_somebody_else_is_refused() {
-        assert_eq!(identify(None, Some("7")), Ok("7".into()));
-        assert_eq!(identify(Some("7"), Some("7")), Ok("7".into()));
-        assert_eq!(identify(Some("7"), None), Ok("7".into()));
-        assert_eq!(identify(Some("8"), Some("7")), Err(403));
-        assert_eq!(identify(None, None), Err(401));
-    }
+/// When something ends that ends in so many seconds; `None` when that is beyond all measure.
+pub(crate) fn ends_in(seconds: f64) -> Option<Instant> {
+    let left = Duration::try_from_secs_f64(seconds.max(0.0)).ok()?;
+    Instant::now().checked_add(left)
 }

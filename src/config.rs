@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
-use crate::auth::AuthMode;
+use crate::auth::{AuthMode, Carriers, Origin};
 use crate::store::DatabaseUrl;
 
 /// Committed Postgres writes, as notifications on the right user's screen.
@@ -51,9 +51,12 @@ pub struct ServeConfig {
     /// The address to serve at.
     #[arg(long, env = "NOTIFIER_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
-    /// How users are told apart. Has no default; `none` is for development.
-    #[arg(long, env = "NOTIFIER_AUTH", value_enum)]
-    pub auth: AuthMode,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub auth: AuthConfig,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub socket: SocketLimits,
     /// How far back an opening socket is told what it missed.
     #[arg(long, env = "NOTIFIER_REPLAY_WINDOW", default_value = "24h", value_parser = humantime::parse_duration)]
     pub replay_window: Duration,
@@ -64,9 +67,79 @@ pub struct ServeConfig {
     #[arg(long, env = "NOTIFIER_RETENTION", default_value = "7d", value_parser = parse_retention)]
     pub retention: Duration,
     /// How many connections catch-ups of sockets may take at most. Ten more are for LISTEN, leading, reading, timers
-    /// and the REST inbox.
+    /// and the REST inbox, and four for credentials.
     #[arg(long, env = "NOTIFIER_POOL_SIZE", default_value_t = 8, value_parser = parse_pool_size)]
     pub pool_size: usize,
+}
+
+/// Who may connect.
+#[derive(Args, Clone, Debug)]
+pub struct AuthConfig {
+    /// How credentials are checked. Has no default; `none` is for development.
+    #[arg(long, env = "NOTIFIER_AUTH", value_enum)]
+    pub auth: AuthMode,
+    /// With --auth sql: the function that says whose a token is, as in app.authenticate. It takes a text and returns the columns
+    /// user_id and expires_at (timestamptz, null for never), or no row.
+    #[arg(long, env = "NOTIFIER_AUTH_FUNCTION", value_name = "FUNCTION")]
+    pub auth_function: Option<String>,
+    /// With --auth sql: how long its answers are used again for sockets that open.
+    #[arg(long, env = "NOTIFIER_AUTH_CACHE", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub auth_cache: Duration,
+    /// With --auth sql: how often the tokens of open sockets are looked at again.
+    #[arg(long, env = "NOTIFIER_AUTH_RECHECK", default_value = "1m", value_parser = parse_recheck)]
+    pub auth_recheck: Duration,
+    /// A cookie that may hold the token, too. It counts only where the page's origin is one of --allowed-origin.
+    #[arg(long, env = "NOTIFIER_AUTH_COOKIE", value_name = "NAME")]
+    pub auth_cookie: Option<String>,
+    /// An origin whose pages may use cookies and read what the inbox answers, as in `https://app.example.com`. May be given several times
+    /// (in the environment: with commas).
+    #[arg(long, env = "NOTIFIER_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub allowed_origin: Vec<Origin>,
+    /// Takes tokens from the address as well (`?token=`), where they end up in the logs of whatever stands in between.
+    #[arg(long, env = "NOTIFIER_ALLOW_TOKEN_IN_URL")]
+    pub allow_token_in_url: bool,
+}
+
+impl AuthConfig {
+    /// Where credentials may be.
+    pub fn carriers(&self) -> Carriers {
+        Carriers {
+            cookie: self.auth_cookie.clone(),
+            origins: self.allowed_origin.clone(),
+            in_url: self.allow_token_in_url,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let function = self.auth_function.as_deref();
+        ensure!(
+            self.auth != AuthMode::Sql || function.is_some(),
+            "--auth sql needs --auth-function: the function of your database that says whose a token is, as in app.authenticate"
+        );
+        ensure!(
+            self.auth == AuthMode::Sql || function.is_none(),
+            "--auth-function is for --auth sql, and this is another one"
+        );
+        ensure!(
+            self.auth_cookie.is_none() || !self.allowed_origin.is_empty(),
+            "--auth-cookie needs --allowed-origin: browsers send a cookie whatever page opens the socket"
+        );
+        Ok(())
+    }
+}
+
+/// What one socket may say, and how much may wait for it.
+#[derive(Args, Clone, Debug)]
+pub struct SocketLimits {
+    /// How many messages a socket may send in a second, ...
+    #[arg(long, env = "NOTIFIER_MAX_MESSAGES_PER_SECOND", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_messages_per_second: u32,
+    /// ... and how many at once after a silence.
+    #[arg(long, env = "NOTIFIER_MESSAGE_BURST", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub message_burst: u32,
+    /// How large a message of a client may be, in bytes.
+    #[arg(long, env = "NOTIFIER_MAX_MESSAGE_BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(512..=65_536))]
+    pub max_message_bytes: u32,
 }
 
 /// How to show the demo.
@@ -89,14 +162,16 @@ impl ServeConfig {
             serve: ServeConfig,
         }
         let needed = ["serve", "--database-url=postgresql://replaced", "--listen=127.0.0.1:0", "--auth=none"];
-        let defaults = Defaults::try_parse_from(needed)?.serve;
-        Ok(Self { database, listen, auth, ..defaults })
+        let mut config = Defaults::try_parse_from(needed)?.serve;
+        config.auth.auth = auth;
+        Ok(Self { database, listen, ..config })
     }
 
     /// Refuses what clap cannot see: settings that must not come together.
     ///
     /// # Errors
-    /// `--auth none` on an address that others reach; a replay window that reaches beyond the retention.
+    /// `--auth none` on an address that others reach; credentials that cannot be checked; a replay window that reaches beyond the
+    /// retention.
     pub fn check(&self) -> Result<()> {
         ensure!(
             self.retention >= self.replay_window,
@@ -104,7 +179,8 @@ impl ServeConfig {
             humantime::format_duration(self.retention),
             humantime::format_duration(self.replay_window)
         );
-        refuse_open_door(self.auth, self.listen)
+        self.auth.check()?;
+        refuse_open_door(self.auth.auth, self.listen)
     }
 }
 
@@ -133,6 +209,14 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(retention) if (HOUR..=14 * 24 * HOUR).contains(&retention) => Ok(retention),
         Ok(_) => Err("1h to 14d".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn parse_recheck(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(recheck) if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&recheck) => Ok(recheck),
+        Ok(_) => Err("1s to 1h".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

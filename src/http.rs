@@ -24,7 +24,7 @@ use warp::http::{HeaderValue, StatusCode, header};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
-use crate::auth::AuthMode;
+use crate::auth::{Auth, Refusal};
 use crate::listener::Readiness;
 use crate::session;
 use crate::store::Store;
@@ -40,8 +40,10 @@ pub struct Context {
     pub session: Arc<session::Context>,
     /// The database, for what is asked over HTTP: connections of its own, so that no reader of an inbox delays a socket.
     pub inbox: Store,
-    /// How users are told apart.
-    pub auth: AuthMode,
+    /// What credentials are worth.
+    pub auth: Arc<Auth>,
+    /// How large a message of a client may be, in bytes.
+    pub max_message_bytes: usize,
     /// Whether the listener listens.
     pub readiness: watch::Receiver<Readiness>,
     /// Who is waited for at the end: connections and sockets are spawned here.
@@ -126,10 +128,21 @@ fn problem(status: StatusCode, detail: &str) -> Response {
     let reply = warp::reply::json(&Problem { title, status: status.as_u16(), detail });
     let mut response = warp::reply::with_status(reply, status).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if status == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        _ => {}
     }
     response
+}
+
+/// Why somebody may not connect, as an answer.
+fn refused(refusal: &Refusal) -> Response {
+    problem(refusal.status, &refusal.detail)
 }
 
 async fn recover(rejection: Rejection) -> Result<Response, Infallible> {

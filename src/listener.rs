@@ -170,6 +170,7 @@ impl Listener {
                         }
                     }
                     Ok(Payload::ReadBy(read_by)) => self.catch_up.mirror(read_by),
+                    Ok(Payload::Revoked(revocation)) => self.registry.revoke(&revocation.user_id, revocation.at),
                     Err(error) => {
                         // Its text may be anybody's, and the error quotes it. If it was one of ours, the read finds the row.
                         warn!(kind = ?error.classify(), column = error.column(), "malformed payload on the channel, ignored");
@@ -288,6 +289,9 @@ impl Listener {
         // From where it stands when this is decided: what is told later may move it past what this is to find.
         let after = registry.position();
         Box::pin(async move {
+            // They come first: what a large read takes is no reason to let somebody listen on.
+            let (looked, revocations) = store.revocations(&registry.revoked_until()).await?;
+            registry.revoke_all(looked, &revocations);
             let head = store
                 .stream(&after, limit, |notification| {
                     if registry.publish(&notification) {

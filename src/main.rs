@@ -7,7 +7,11 @@ use std::time::Duration;
 use clap::Parser;
 use parkmate_notifier::{cli, config::Cli};
 use tokio::runtime::Runtime;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -15,12 +19,11 @@ fn main() -> ExitCode {
     // Logs go to stderr: what a command has to say goes to stdout.
     let colours = std::io::stderr().is_terminal();
     // A log that nobody reads any more is no reason to stop: by default its failure is printed to where it failed, and panics.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .init();
+    let lines =
+        tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr).log_internal_errors(false);
+    // Whatever is asked for: below info the Postgres client tells the parameters of statements, and some are credentials.
+    let discreet = filter_fn(|told| !told.target().starts_with("tokio_postgres") || *told.level() <= Level::INFO);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).with(discreet).init();
     let ended = Runtime::new().map_err(Into::into).and_then(|runtime| {
         let ended = runtime.block_on(cli::run(command));
         // A name server that does not answer must not hold up the end.

@@ -17,9 +17,6 @@ pub use cursor::{Cursor, Epoch, Position};
 pub use frames::*;
 pub use read::{Read, parse_id};
 
-/// The largest message a client may send, in bytes. Clients of this protocol hardly say anything.
-pub const MAX_INBOUND_BYTES: usize = 4 * 1024;
-
 /// Who is told: 1 to 255 bytes without control characters, as the event's query gave it in `user_id`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
 pub struct UserId(Arc<str>);
@@ -61,6 +58,32 @@ impl<'de> Deserialize<'de> for UserId {
     /// Takes any text: what the database recorded is addressed as it is, even if no path can name it.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|text| Self(text.into()))
+    }
+}
+
+/// A credential as it was presented. It is never printed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// The longest token that is looked at, in bytes: a request's head has no more.
+    pub const MAX_BYTES: usize = 8 * 1024;
+
+    /// `None` when it is empty, longer than [`Self::MAX_BYTES`], or has other characters than tokens have: visible ASCII.
+    pub fn new(text: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| Self(text.into()))
+    }
+
+    /// As it was presented.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
     }
 }
 
@@ -138,6 +161,15 @@ pub struct ReadBy {
     pub origin: Option<String>,
 }
 
+/// That a user's credentials of before are worth nothing any more.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct Revocation {
+    /// Whose.
+    pub user_id: UserId,
+    /// When, in seconds since 1970 by the database's clock.
+    pub at: f64,
+}
+
 /// A stretch of the stream: what is visible in `position` and not in `since`. Whoever has read up to `since` or further and hears that
 /// a stretch was told has heard all up to `position`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -189,6 +221,8 @@ pub enum Payload {
     Beat(String),
     /// A user has read something.
     ReadBy(ReadBy),
+    /// The credentials that a user has are worth nothing any more.
+    Revoked(Revocation),
 }
 
 impl Payload {
@@ -203,6 +237,7 @@ impl Payload {
             due: Option<f64>,
             beat: Option<String>,
             read_by: Option<ReadBy>,
+            revoked: Option<Revocation>,
             #[serde(borrow)]
             told: Option<Vec<&'a RawValue>>,
             epoch: Option<String>,
@@ -231,6 +266,7 @@ impl Payload {
             }
             Ok(Signal { beat: Some(from), .. }) => Ok(Self::Beat(from)),
             Ok(Signal { read_by: Some(read_by), .. }) => Ok(Self::ReadBy(read_by)),
+            Ok(Signal { revoked: Some(revocation), .. }) => Ok(Self::Revoked(revocation)),
             _ => Err(not_a_notification),
         }
     }

@@ -7,8 +7,10 @@
 //! Where ids and transaction ids may have come back (another epoch), nothing of that holds: the stream is read on from a position
 //! that surely holds, and each socket catches up from there by itself, leaving out the rows that it knows by more than their id.
 
+mod revocations;
+
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,7 +19,8 @@ use tokio::sync::{Notify, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::metrics::Frames;
-use crate::protocol::{Cursor, Epoch, Notification, Position, Stretch, UserId, notification_frame};
+use crate::protocol::{Cursor, Epoch, Notification, Position, Revocation, Stretch, UserId, notification_frame};
+use revocations::Revocations;
 
 /// A mailbox holds at most so many frames, and at most [`MAX_MAILBOX_BYTES`] unless one frame alone is larger. What does not
 /// fit is dropped, and the session reads it from the table when it has sent the rest.
@@ -81,6 +84,9 @@ pub struct Registry {
 
 struct Inner {
     users: HashMap<UserId, Vec<Arc<Mailbox>>>,
+    /// Sockets that staff have as other users, by who the staff is.
+    staff: Vec<(UserId, Arc<Mailbox>)>,
+    revocations: Revocations,
     /// How far the stream was read, in which epoch.
     position: Arc<Cursor>,
     /// The last epochs, the present one at the end.
@@ -101,6 +107,8 @@ struct Mailbox {
     opened: Instant,
     /// When the oldest row was created that was written to the socket and is not confirmed; `i64::MAX` when there is none.
     owed: AtomicI64,
+    /// When the user was revoked last while it was open, in seconds since 1970 as the bits of a float; 0 for never.
+    revoked: AtomicU64,
 }
 
 #[derive(Default)]
@@ -129,6 +137,8 @@ impl Registry {
         let nothing = Position::nothing();
         let inner = Inner {
             users: HashMap::new(),
+            staff: Vec::new(),
+            revocations: Revocations::new(nothing.clone()),
             position: Arc::new(Cursor::new(Epoch::default(), nothing.clone())),
             epochs: Vec::new(),
             ahead: None,
@@ -153,6 +163,7 @@ impl Registry {
             origin,
             opened: Instant::now(),
             owed: AtomicI64::new(i64::MAX),
+            revoked: AtomicU64::new(0),
         });
         let inner = &mut *self.lock();
         if self.stopping.load(Ordering::Relaxed) {
@@ -222,6 +233,11 @@ impl Registry {
         if inner.epochs.len() >= MAX_EPOCHS {
             inner.epochs.remove(0);
         }
+        inner.revocations.until = match inner.epochs.last() {
+            // Sockets that open later ask for themselves.
+            None => durable.clone(),
+            Some(_) => inner.revocations.until.older(&durable).clone(),
+        };
         inner.epochs.push(epoch);
         inner.position = Arc::new(Cursor::new(epoch, durable.clone()));
         inner.durable = durable;
@@ -231,6 +247,39 @@ impl Registry {
             mailbox.lag_from(&inner.position);
         }
         self.begun.send_replace(true);
+    }
+
+    /// A user's credentials of before an instant, in seconds since 1970, are worth nothing any more: sockets that were opened with one
+    /// close. Each revocation is told once, however often it is heard of.
+    pub fn revoke(&self, user: &UserId, at: f64) {
+        let inner = &mut *self.lock();
+        if inner.revocations.note(user, at) {
+            let own = inner.users.get(user).into_iter().flatten();
+            let as_staff = inner.staff.iter().filter(|(staff, _)| staff == user).map(|(_, mailbox)| mailbox);
+            for mailbox in own.chain(as_staff) {
+                mailbox.revoked.store(at.to_bits(), Ordering::Relaxed);
+                mailbox.arrived.notify_one();
+            }
+        }
+    }
+
+    /// What was read of revocations, and up to where.
+    pub fn revoke_all(&self, until: Position, revocations: &[Revocation]) {
+        for revocation in revocations {
+            self.revoke(&revocation.user_id, revocation.at);
+        }
+        self.lock().revocations.until = until;
+    }
+
+    /// Up to where the table was read for revocations.
+    pub fn revoked_until(&self) -> Position {
+        self.lock().revocations.until.clone()
+    }
+
+    /// Whether a user's credential of then (in seconds since 1970; `None`: of nobody knows when) is known to be revoked. Not all
+    /// are: the table knows.
+    pub fn is_revoked(&self, user: &UserId, issued: Option<f64>) -> bool {
+        self.lock().revocations.end(user, issued)
     }
 
     /// This instance stops: every socket hears of it in its mailbox, which it listens to anyway. (A token that each of them polled
@@ -377,6 +426,21 @@ impl Subscription {
         self.registry.position().position.covers(position)
     }
 
+    /// Staff have this socket: it is revoked with them as well.
+    pub fn belongs_to_staff(&self, staff: UserId) {
+        self.registry.lock().staff.push((staff, self.mailbox.clone()));
+    }
+
+    /// When its user was revoked last since it opened, in seconds since 1970. [`Self::arrived`] returns once more then.
+    pub fn revoked(&self) -> Option<f64> {
+        Some(self.mailbox.revoked.load(Ordering::Relaxed)).filter(|bits| *bits != 0).map(f64::from_bits)
+    }
+
+    /// A revocation of its user was found by asking for something else.
+    pub fn revoke(&self, at: f64) {
+        self.registry.revoke(&self.user, at);
+    }
+
     /// Waits until something may have arrived. Cancel safe; may return without mail.
     pub async fn arrived(&self) {
         self.mailbox.arrived.notified().await;
@@ -459,6 +523,7 @@ impl Drop for Subscription {
                 inner.users.remove(&self.user);
             }
         }
+        inner.staff.retain(|(_, mailbox)| !Arc::ptr_eq(mailbox, &self.mailbox));
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::auth::Auth;
 use crate::catch_up::CatchUp;
 use crate::config::ServeConfig;
 use crate::confirmations::Confirmations;
@@ -22,7 +23,7 @@ use crate::relay::Relay;
 use crate::scheduler::{self, Alarm};
 use crate::store::{NoPrimary, Store};
 use crate::{http, session};
-use session::Strikes;
+use session::{Pace, Strikes};
 
 /// How long sockets and connections may take to end. All in all a stop takes less than ten seconds.
 const STOP_LIMIT: Duration = Duration::from_millis(8_500);
@@ -30,6 +31,8 @@ const STOP_LIMIT: Duration = Duration::from_millis(8_500);
 const PARTS_POOL: usize = 4;
 /// Pooled connections of the REST inbox.
 const INBOX_POOL: usize = 4;
+/// Pooled connections that credentials are looked at through: whoever knocks delays nobody who is in.
+const AUTH_POOL: usize = 4;
 /// How long the last confirmations may take.
 const NOTE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -47,22 +50,23 @@ pub async fn run(
 ) -> Result<()> {
     // Catch-ups have connections of their own: however many sockets come back at once, the parts that serve them all go on. So has
     // the inbox: however much history is read, sockets open.
-    let sizes = [("parts", PARTS_POOL), ("catch_up", config.pool_size), ("inbox", INBOX_POOL)];
-    let [store, catch_up_store, inbox] = Store::several(&config.database.database_url, sizes)?;
+    let sizes = [("parts", PARTS_POOL), ("catch_up", config.pool_size), ("inbox", INBOX_POOL), ("auth", AUTH_POOL)];
+    let [store, catch_up_store, inbox, auth_store] = Store::several(&config.database.database_url, sizes)?;
+    let metrics = Arc::new(Metrics::new());
+    let registry = Arc::new(Registry::new(metrics.frames.clone()));
+    let auth = Arc::new(Auth::new(&config.auth, auth_store, registry.clone()).await?);
     let sought = tokio::select! {
         sought = store.seek() => sought,
         () = stop.cancelled() => return Ok(()),
     };
     match sought {
-        Ok(_) => {}
+        Ok(_) => auth.prepare().await?,
         // One of them is promoted some day. Until then sockets wait, and /readyz says what for.
         Err(error) if error.downcast_ref().is_some_and(NoPrimary::is_standby) => {
             warn!(error = format!("{error:#}"), "waiting for a primary");
         }
         Err(error) => return Err(error),
     }
-    let metrics = Arc::new(Metrics::new());
-    let registry = Arc::new(Registry::new(metrics.frames.clone()));
     let confirmations = Arc::new(Confirmations::new());
     let catch_up = Arc::new(CatchUp::new(registry.clone(), metrics.clone(), config.replay_window, config.replay_limit));
     let (readiness_tx, readiness) = watch::channel(Readiness::NotReady("starting".to_owned()));
@@ -103,10 +107,13 @@ pub async fn run(
             confirmations,
             inbox: inbox.clone(),
             strikes: Strikes::default(),
+            auth: auth.clone(),
+            pace: Pace::new(config.socket.max_messages_per_second, config.socket.message_burst),
             metrics,
         }),
         inbox,
-        auth: config.auth,
+        auth,
+        max_message_bytes: config.socket.max_message_bytes as usize,
         readiness,
         tasks: sockets.clone(),
         stop: stop.clone(),

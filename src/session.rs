@@ -16,23 +16,30 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tracing::debug;
 
+use crate::auth::{Auth, Identity};
 use crate::catch_up::CatchUp;
 use crate::confirmations::Confirmations;
 use crate::metrics::Metrics;
-use crate::protocol::{self, Asked, CloseCode, Cursor, Read, Resume, Resumed, Told, UserId};
+use crate::protocol::{self, Asked, CloseCode, Cursor, Read, Resume, Resumed, Told};
 use crate::registry::Registry;
 use crate::store::{Delivered, Marked, Opened, Opening, Page, Store};
 
+mod door;
 mod farewell;
 mod inbound;
 mod intake;
+mod pace;
 mod progress;
 mod receipts;
+mod stay;
 mod strikes;
 mod wire;
 
+pub use door::first_message;
 use intake::{Intake, Outgoing, Question};
+pub use pace::Pace;
 use receipts::{MAX_UNCONFIRMED, Receipts, SETTLE, What};
+use stay::{Checking, Stay};
 pub use strikes::Strikes;
 pub use wire::{Heard, PATIENCE, Wire};
 
@@ -62,14 +69,18 @@ pub struct Context {
     pub inbox: Store,
     /// Clients that answer nothing.
     pub strikes: Strikes,
+    /// What credentials are worth.
+    pub auth: Arc<Auth>,
+    /// How much clients may say.
+    pub pace: Pace,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
 
 /// Who a socket is for, and how it speaks.
 pub struct Client {
-    /// The user it belongs to.
-    pub user: UserId,
+    /// Whose it is, and until when.
+    pub identity: Identity,
     /// How it speaks.
     pub dialect: Dialect,
 }
@@ -125,6 +136,11 @@ struct Session<S> {
     /// What is being marked as read, and what is to be marked after it.
     marking: Option<Pin<Box<dyn Future<Output = anyhow::Result<Marked>> + Send>>>,
     reads: VecDeque<Read>,
+    /// How long it may stay, and what is being found out about that.
+    stay: Stay,
+    checking: Option<Checking>,
+    /// How much it may say.
+    pace: Pace,
     /// Answers to what the client asked, behind something that is not written yet.
     unwritten_answers: u32,
     receipts: Receipts,
@@ -162,19 +178,24 @@ enum End {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn new(wire: Wire<S>, client: Client, context: Arc<Context>) -> Self {
-        let Client { user, dialect } = client;
+        let Client { identity: Identity { user, staff, standing }, dialect } = client;
         let by_pong = matches!(dialect, Dialect::Plain { .. });
         let origin = (!by_pong).then(|| fastrand::u64(..));
         let mail = context.registry.subscribe(user, origin);
+        if let Some(staff) = &staff {
+            mail.belongs_to_staff(staff.clone());
+        }
         let now = Instant::now();
         Self {
             wire,
-            context,
             dialect,
             intake: Intake::new(mail),
             asking: None,
             marking: None,
             reads: VecDeque::new(),
+            stay: Stay::new(standing, staff, context.auth.recheck()),
+            checking: None,
+            pace: context.pace,
             unwritten_answers: 0,
             receipts: Receipts::new(by_pong),
             unanswered: None,
@@ -187,6 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             told_live: by_pong,
             cursor_due: false,
             unflushed: None,
+            context,
         }
     }
 
@@ -200,18 +222,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 // It may ring too early, and is set then: to set it for each frame costs more than to send one.
                 alarm.as_mut().reset(deadline);
             }
-            let Self { wire, intake, asking, marking, .. } = self;
+            let Self { wire, intake, asking, marking, checking, .. } = self;
             let end = tokio::select! {
                 heard = wire.step() => self.heard(heard),
-                Some(found) = OptionFuture::from(asking.as_mut()) => {
-                    self.found(found);
-                    None
-                }
+                Some(found) = OptionFuture::from(asking.as_mut()) => self.found(found),
                 Some(marked) = OptionFuture::from(marking.as_mut()) => {
                     self.marked(marked);
                     None
                 }
-                () = intake.mail().arrived() => intake.mail().is_stopping().then_some(End::Close(CloseCode::Restarting)),
+                Some(checked) = OptionFuture::from(checking.as_mut()) => self.checked(checked),
+                () = intake.mail().arrived() => self.summoned(),
                 () = alarm.as_mut() => {
                     if Instant::now() >= deadline { self.hear_out().or_else(|| self.tick()) } else { None }
                 }
@@ -219,6 +239,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if let Some(end) = end {
                 return end;
             }
+        }
+    }
+
+    /// What ends the socket and comes by way of the mailbox.
+    fn summoned(&self) -> Option<End> {
+        let mail = self.intake.mail();
+        if self.stay.is_ended_by(mail.revoked()) {
+            Some(End::Close(CloseCode::Unauthorized))
+        } else {
+            mail.is_stopping().then_some(End::Close(CloseCode::Restarting))
         }
     }
 
@@ -317,7 +347,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     Dialect::Plain { device, .. } => {
                         let after = self.strike_key().and_then(|key| self.context.strikes.told(&key));
                         self.assumed = after.is_some();
-                        Opening { user, device: Some(device.clone()), after, pages: false }
+                        // Who only looks on is no device of the user's.
+                        let device = (!self.stay.observes()).then(|| device.clone());
+                        Opening { user, device, after, pages: false }
                     }
                     Dialect::Cursors(_) => Opening { user, device: None, after: self.own_cursor(), pages: true },
                 };
@@ -330,16 +362,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn found(&mut self, found: Found) {
+    fn found(&mut self, found: Found) -> Option<End> {
         self.asking = None;
         match found {
             Found::Page(page) => self.intake.paged(page),
             Found::Opened(opened) => {
+                // It has subscribed, and now the table says whether it may: what is revoked from here on reaches its mailbox.
+                if let Some(revoked) = opened.revoked {
+                    self.intake.mail().revoke(revoked);
+                    if self.stay.is_ended_by(Some(revoked)) {
+                        return Some(End::Close(CloseCode::Unauthorized));
+                    }
+                }
                 let (unread, server_time, resume) = (opened.unread, opened.server_time.clone(), opened.resume);
                 let begin = self.intake.opened(opened, self.own_cursor(), &self.receipts);
                 self.cursor_due = true;
                 if std::mem::replace(&mut self.greeted, true) {
-                    return;
+                    return None;
                 }
                 let resumed = match &self.dialect {
                     Dialect::Plain { .. } => None,
@@ -350,12 +389,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.wire.feed(OpCode::Data(Data::Text), hello.as_bytes());
             }
         }
+        None
     }
 
     fn heard(&mut self, heard: Heard) -> Option<End> {
         let now = Instant::now();
         match heard {
-            Heard::Nothing => None,
+            Heard::Nothing => self.pace.step(now),
             Heard::Gone => Some(End::Gone),
             Heard::Refused(code) => Some(End::Close(code)),
             Heard::Flushed => {
@@ -384,11 +424,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         // It does answer: what was only assumed to be told is told after all.
                         self.intake.reopen();
                     }
+                    return None;
                 }
-                None
+                self.pace.step(now)
             }
             Heard::Text(text) => match Asked::decode(&text) {
-                Some(asked) => self.asked(asked, now),
+                Some(asked) => self.pace.step(now).or_else(|| self.asked(asked, now)),
                 None => Some(End::Close(CloseCode::BadFrame)),
             },
             Heard::Binary(_) => Some(End::Close(CloseCode::BadFrame)),
@@ -399,6 +440,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
         self.ticked = now;
+        if let Some(end) = self.stay(now) {
+            return Some(end);
+        }
         if self.wire.made_progress(now) {
             self.unanswered = self.unanswered.map(|_| now);
         }
@@ -437,10 +481,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         None
     }
 
-    /// Leaves confirmations that have settled by `now`.
+    /// Leaves confirmations that have settled by `now`. Who only looks on confirms for nobody.
     fn note(&mut self, now: Instant) {
-        let confirmations = &self.context.confirmations;
+        let (confirmations, observes) = (&self.context.confirmations, self.stay.observes());
         self.receipts.settle(now, |what| match what {
+            _ if observes => {}
             What::Notification(row, _) => confirmations.delivered(*row),
             What::Summary(summary) => confirmations.summarized((**summary).clone()),
         });
@@ -449,7 +494,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// What a client that should answer pings is known by when it does not.
     fn strike_key(&self) -> Option<strikes::Client> {
         match &self.dialect {
-            Dialect::Plain { device, returning: true } => Some((self.intake.user().clone(), device.clone())),
+            Dialect::Plain { device, returning: true } if !self.stay.observes() => {
+                Some((self.intake.user().clone(), device.clone()))
+            }
             // It could be anybody's: another device of the user must not be taken for it.
             Dialect::Plain { .. } | Dialect::Cursors(_) => None,
         }
@@ -459,6 +506,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn deadline(&self) -> Instant {
         [
             self.receipts.deadline(self.ticked),
+            self.stay.deadline(),
             self.wire.stuck_at(),
             self.unanswered.map(|since| since + PATIENCE),
             self.full.map(|since| since + ACK_PATIENCE),

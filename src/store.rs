@@ -1,5 +1,6 @@
 //! The only file that sends SQL, with what stands under it in `store/`: everything else asks here.
 
+mod credentials;
 mod hosts;
 mod inbox;
 mod link;
@@ -25,6 +26,7 @@ use tracing::error;
 
 use crate::protocol::{Cursor, Epoch, Notification, Position};
 
+pub use credentials::{Authenticated, Ticket};
 pub use deadpool_postgres::Status as PoolStatus;
 pub use hosts::NoPrimary;
 pub use inbox::{Entry, InboxPage, Marked};

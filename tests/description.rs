@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use parkmate_notifier::auth::AuthMode;
 use parkmate_notifier::protocol::Read;
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -101,8 +102,16 @@ async fn every_documented_answer_is_given_and_every_given_answer_is_documented()
     const LIST: &str = "/api/notifications";
     const COUNT: &str = "/api/notifications/unread-count";
     const READ: &str = "/api/notifications/read";
+    const TICKET: &str = "/api/ws-ticket";
     const SOCKET: &str = "/ws/notifications/{user_id}/";
     let database = Database::new().await;
+    database
+        .run(
+            "create schema app;
+             create function app.authenticate(token text, out user_id text, out expires_at timestamptz)
+             language sql as $$ select null, null::timestamptz where false $$",
+        )
+        .await;
     let service = Service::on(&database).await;
     database.write("update payment set status = 'verified' where id = 201").await;
     for level in ["info", "warning", "error"] {
@@ -126,9 +135,24 @@ async fn every_documented_answer_is_given_and_every_given_answer_is_documented()
         let response = inbox.request(method, &format!("{path}{query}")).send().await.unwrap();
         witness.check(method, path, response).await;
     }
-    for (method, path) in [("GET", LIST), ("GET", COUNT), ("POST", READ)] {
+    let operations = [("GET", LIST), ("GET", COUNT), ("POST", READ), ("POST", TICKET)];
+    let by_cookie = Service::start_with(&database.url(), |config| {
+        config.auth.auth = AuthMode::Sql;
+        config.auth.auth_function = Some("app.authenticate".to_owned());
+        config.auth.auth_cookie = Some("session".to_owned());
+        config.auth.allowed_origin = vec!["https://app.example".parse().unwrap()];
+    })
+    .await;
+    let from_anywhere = |method: &str, path: &str| {
+        let request =
+            reqwest::Client::new().request(method.parse().unwrap(), format!("http://{}{path}", by_cookie.address));
+        request.header("cookie", "session=x")
+    };
+    for (method, path) in operations {
         witness.check(method, path, anonymous(method, path).send().await.unwrap()).await;
+        witness.check(method, path, from_anywhere(method, path).send().await.unwrap()).await;
     }
+    witness.check("POST", TICKET, inbox.request("POST", TICKET).send().await.unwrap()).await;
     for body in [json!({"ids": ["1"]}), json!({"before": "9"}), json!({"before": "1", "ids": []})] {
         witness.check("POST", READ, inbox.request("POST", READ).json(&body).send().await.unwrap()).await;
     }
@@ -165,9 +189,13 @@ async fn every_documented_answer_is_given_and_every_given_answer_is_documented()
     }
 
     database.go_away().await;
-    for (method, path) in [("GET", LIST), ("GET", COUNT), ("POST", READ)] {
+    let socket = from_anywhere("GET", "/ws/notifications/me/").header("origin", "https://app.example");
+    let socket = socket.header("connection", "upgrade").header("upgrade", "websocket");
+    let socket = socket.header("sec-websocket-version", "13").header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
+    witness.check("GET", SOCKET, socket.send().await.unwrap()).await;
+    for (method, path) in operations {
         let request = inbox.request(method, path);
-        let request = if method == "POST" { request.json(&json!({"before": "1"})) } else { request };
+        let request = if path == READ { request.json(&json!({"before": "1"})) } else { request };
         witness.check(method, path, request.send().await.unwrap()).await;
     }
     eventually("not ready without its database", || async { !service.is_ready().await }).await;

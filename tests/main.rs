@@ -5,6 +5,7 @@
 
 mod command;
 mod conformance;
+mod credentials;
 mod credentials_sql;
 mod cursors;
 mod definitions;

@@ -16,7 +16,7 @@ use warp::reply::Response;
 use warp::{Buf, Filter, Rejection, Reply};
 
 use super::{Context, problem};
-use crate::auth::Refusal;
+use crate::auth::{Identity, Query as Credentials, Refusal};
 use crate::protocol::{Level, Read, UserId, parse_id};
 use crate::store::{Entry, InboxPage};
 
@@ -37,13 +37,15 @@ enum Operation {
     List,
     CountUnread,
     MarkRead,
+    Ticket,
     Describe,
 }
 
-const OPERATIONS: [(Method, &str, Operation); 4] = [
+const OPERATIONS: [(Method, &str, Operation); 5] = [
     (Method::GET, "/api/notifications", Operation::List),
     (Method::GET, "/api/notifications/unread-count", Operation::CountUnread),
     (Method::POST, "/api/notifications/read", Operation::MarkRead),
+    (Method::POST, "/api/ws-ticket", Operation::Ticket),
     (Method::GET, "/api/openapi.json", Operation::Describe),
 ];
 
@@ -68,12 +70,32 @@ pub(super) fn routes(context: Arc<Context>) -> impl Filter<Extract = (Response,)
             async move {
                 let path = path.as_str().strip_suffix('/').unwrap_or(path.as_str());
                 let there = || OPERATIONS.iter().filter(|(_, at, _)| *at == path);
-                match there().find(|(with, _, _)| *with == method) {
-                    Some((_, _, operation)) => finish(operate(&context, *operation, &headers, &query, body).await),
+                let response = match there().find(|(with, _, _)| *with == method) {
+                    Some((_, _, operation)) => {
+                        finish(operate(&context, *operation, &method, &headers, &query, body).await)
+                    }
+                    None if method == Method::OPTIONS && there().next().is_some() => {
+                        StatusCode::NO_CONTENT.into_response()
+                    }
                     None => nothing_there(there().map(|(with, _, _)| with.as_str()).collect()),
-                }
+                };
+                share(response, &context, &headers)
             }
         })
+}
+
+/// Lets pages of the origins that the operator named read the answer, and ask with credentials.
+fn share(mut response: Response, context: &Context, headers: &HeaderMap) -> Response {
+    let to = response.headers_mut();
+    to.append(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = headers.get(header::ORIGIN).filter(|origin| context.auth.carriers().allows(origin)) {
+        to.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        to.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        to.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        to.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, content-type"));
+        to.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    response
 }
 
 /// 405 where the path knows other methods, 404 where it knows none.
@@ -94,18 +116,20 @@ fn nothing_there(allowed: Vec<&str>) -> Response {
 async fn operate(
     context: &Context,
     operation: Operation,
+    method: &Method,
     headers: &HeaderMap,
     query: &[(String, String)],
     body: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Answer {
-    let user = || {
-        let refused = |Refusal { status, detail }| Problem { status, detail: detail.into() };
-        context.auth.identify(headers, None).map_err(refused)
+    let identity = async {
+        let refused = |Refusal { status, detail }| Problem { status, detail };
+        context.auth.identify_request(method, headers, &Credentials::of_request(query)).await.map_err(refused)
     };
     match operation {
-        Operation::List => list(context, &user()?, query).await,
-        Operation::CountUnread => count_unread(context, &user()?).await,
-        Operation::MarkRead => mark_read(context, &user()?, headers, body).await,
+        Operation::List => list(context, &identity.await?.user, query).await,
+        Operation::CountUnread => count_unread(context, &identity.await?.user).await,
+        Operation::MarkRead => mark_read(context, &identity.await?.user, headers, body).await,
+        Operation::Ticket => ticket(context, &identity.await?).await,
         Operation::Describe => {
             Ok(warp::reply::with_header(DESCRIPTION, header::CONTENT_TYPE, "application/json").into_response())
         }
@@ -113,13 +137,7 @@ async fn operate(
 }
 
 fn finish(answer: Answer) -> Response {
-    let mut response = answer.unwrap_or_else(|Problem { status, detail }| {
-        let mut response = problem(status, &detail);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-        }
-        response
-    });
+    let mut response = answer.unwrap_or_else(|Problem { status, detail }| problem(status, &detail));
     // Somebody's own, and old at once.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -165,6 +183,16 @@ async fn mark_read(
     }
 }
 
+async fn ticket(context: &Context, identity: &Identity) -> Answer {
+    #[derive(Serialize)]
+    struct Ticket {
+        ticket: String,
+        expires_in: f64,
+    }
+    let (ticket, expires_in) = ask(context.auth.issue_ticket(identity)).await?;
+    Ok(warp::reply::json(&Ticket { ticket, expires_in }).into_response())
+}
+
 fn unread(unread: i32) -> Response {
     #[derive(Serialize)]
     struct Unread {
@@ -180,7 +208,7 @@ async fn ask<T>(question: impl Future<Output = anyhow::Result<T>>) -> Result<T, 
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => "timed out".to_owned(),
     };
-    warn!(error, "an inbox was not read or marked");
+    warn!(error, "a request was not answered");
     Err(Problem { status: StatusCode::SERVICE_UNAVAILABLE, detail: "the database does not answer, try again".into() })
 }
 

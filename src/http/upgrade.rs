@@ -12,13 +12,14 @@ use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
-use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
+use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
-use super::{Context, problem};
-use crate::auth::Refusal;
-use crate::protocol::{self, Cursor, UserId};
+use super::{Context, problem, refused};
+use crate::auth::{Identity, Query, Refusal, subprotocols};
+use crate::metrics::Code;
+use crate::protocol::{BEARER_SUBPROTOCOL, CloseCode, Cursor, SUBPROTOCOL, UserId};
 use crate::session::{self, After, Client, Dialect, Wire};
 
 /// How long the connection may take from the answer 101 to bytes of its own.
@@ -34,18 +35,25 @@ pub(super) fn route(context: Arc<Context>) -> impl Filter<Extract = (Response,),
         .and(warp::query::<Query>())
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<OnUpgrade>())
-        .map(move |path: String, query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>| {
-            answer(&context, &path, query, &headers, upgrade)
+        .then(move |path: String, query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>| {
+            let context = context.clone();
+            // In a box: it waits for credentials, and the connection's task need not be as large as that.
+            Box::pin(async move { answer(&context, &path, query, &headers, upgrade).await })
         })
 }
 
-#[derive(serde::Deserialize)]
-struct Query {
-    /// The cursor of a client that keeps them.
-    after: Option<String>,
+/// Who comes in, or what they are told instead.
+enum Entry {
+    Client(Client),
+    /// Keeps cursors, and is to say within a moment who it is; the path names somebody or not.
+    Stranger {
+        named: Option<UserId>,
+        after: Option<String>,
+    },
+    Refused(CloseCode),
 }
 
-fn answer(
+async fn answer(
     context: &Arc<Context>,
     path: &str,
     query: Query,
@@ -70,20 +78,34 @@ fn answer(
         response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return response;
     };
-    let user = match context.auth.identify(headers, named) {
-        Ok(user) => user,
-        Err(Refusal { status, detail }) => return problem(status, detail),
+    let keeps_cursors = subprotocols(headers).any(|offer| offer == SUBPROTOCOL);
+    let identity = context.auth.identify(&Method::GET, headers, &query, named.as_ref()).await;
+    // Whoever speaks the protocol learns by a close code what a page cannot see of an HTTP status.
+    let identity = match identity {
+        Ok(Some(identity)) => Ok(Some(identity)),
+        Ok(None) if keeps_cursors && !context.auth.trusts_the_path() => Ok(None),
+        Ok(None) => return refused(&context.auth.nobody()),
+        Err(refusal) => match refusal.close_code() {
+            Some(code) if keeps_cursors => Err(code),
+            _ => return refused(&refusal),
+        },
     };
 
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-    let dialect = if offers_subprotocol(headers) {
+    let entry = if keeps_cursors {
         // Without it in the answer a browser ends the connection.
-        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol::SUBPROTOCOL));
-        Dialect::Cursors(match query.after.as_deref() {
-            None | Some("") => After::Nothing,
-            Some(text) => Cursor::decode(text, &user).map_or(After::Unknown, |cursor| After::Cursor(Box::new(cursor))),
-        })
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        match identity {
+            Ok(Some(identity)) => Entry::Client(keeping_cursors(identity, query.after)),
+            Ok(None) => Entry::Stranger { named, after: query.after },
+            Err(code) => Entry::Refused(code),
+        }
     } else {
+        let Ok(Some(identity)) = identity else { return refused(&context.auth.nobody()) };
+        // A client that offers nothing else wants its token back, by the same rule.
+        let bearer = subprotocols(headers).find(|offer| offer.starts_with(BEARER_SUBPROTOCOL));
+        let bearer = bearer.and_then(|offer| HeaderValue::from_str(offer).ok());
+        response.headers_mut().extend(bearer.map(|offer| (header::SEC_WEBSOCKET_PROTOCOL, offer)));
         let known = device(headers);
         let returning = known.is_some();
         // Tells apart devices of one user and opens nothing, so it may be guessed. Not `Secure`, since it has to work without TLS.
@@ -94,23 +116,27 @@ fn answer(
         if let Ok(cookie) = cookie.parse() {
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
-        Dialect::Plain { device, returning }
+        Entry::Client(Client { identity, dialect: Dialect::Plain { device, returning } })
     };
-    context.tasks.spawn(start(context.clone(), upgrade, Client { user, dialect }));
+    context.tasks.spawn(start(context.clone(), upgrade, entry));
     response.headers_mut().typed_insert(headers::Connection::upgrade());
     response.headers_mut().typed_insert(headers::Upgrade::websocket());
     response.headers_mut().typed_insert(SecWebsocketAccept::from(key));
     response
 }
 
-fn decode_user(path: &str) -> Option<UserId> {
-    percent_decode_str(path).decode_utf8().ok()?.parse().ok()
+fn keeping_cursors(identity: Identity, after: Option<String>) -> Client {
+    let after = match after.as_deref() {
+        None | Some("") => After::Nothing,
+        Some(text) => {
+            Cursor::decode(text, &identity.user).map_or(After::Unknown, |cursor| After::Cursor(Box::new(cursor)))
+        }
+    };
+    Client { identity, dialect: Dialect::Cursors(after) }
 }
 
-/// Whether the client asks to speak it; others it may offer as well.
-fn offers_subprotocol(headers: &HeaderMap) -> bool {
-    let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
-    offers.flat_map(|value| value.split(',')).any(|offer| offer.trim() == protocol::SUBPROTOCOL)
+fn decode_user(path: &str) -> Option<UserId> {
+    percent_decode_str(path).decode_utf8().ok()?.parse().ok()
 }
 
 /// The device that the client's cookie names, in the form we give it.
@@ -122,7 +148,7 @@ fn device(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 /// Waits for the connection and starts its session, in a task of its own: this one's memory, the size of a handshake, goes.
-async fn start(context: Arc<Context>, upgrade: OnUpgrade, client: Client) {
+async fn start(context: Arc<Context>, upgrade: OnUpgrade, entry: Entry) {
     let upgraded = match timeout(HANDSHAKE_LIMIT, upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => return debug!(%error, "upgrade failed"),
@@ -132,7 +158,37 @@ async fn start(context: Arc<Context>, upgrade: OnUpgrade, client: Client) {
         return debug!("upgrade of a connection that is not ours");
     };
     // Even empty, hyper's buffer of 10 KiB must not live on.
-    let wire = Wire::new(parts.io.into_inner(), &parts.read_buf, protocol::MAX_INBOUND_BYTES);
+    let mut wire = Wire::new(parts.io.into_inner(), &parts.read_buf, context.max_message_bytes);
     drop(parts.read_buf);
+    let client = match entry {
+        Entry::Client(client) => client,
+        Entry::Refused(code) => return turn_away(&context, wire, code).await,
+        Entry::Stranger { named, after } => match introduce(&context, &mut wire, named).await {
+            Ok(identity) => keeping_cursors(identity, after),
+            Err(Some(code)) => return turn_away(&context, wire, code).await,
+            Err(None) => return,
+        },
+    };
     context.tasks.spawn(session::run(wire, client, context.session.clone()));
+}
+
+/// Hears from a socket that brought no credential whose it is.
+async fn introduce(
+    context: &Context,
+    wire: &mut Wire<TcpStream>,
+    named: Option<UserId>,
+) -> Result<Identity, Option<CloseCode>> {
+    let token = tokio::select! {
+        token = session::first_message(wire) => token?,
+        () = context.stop.cancelled() => return Err(Some(CloseCode::Restarting)),
+    };
+    let identity = timeout(HANDSHAKE_LIMIT, context.auth.introduce(&token, named.as_ref())).await;
+    let refused = |refusal: Refusal| Some(refusal.close_code().unwrap_or(CloseCode::Internal));
+    identity.map_err(|_| Some(CloseCode::Internal))?.map_err(refused)
+}
+
+/// Closes a socket before it has a session.
+async fn turn_away(context: &Context, mut wire: Wire<TcpStream>, code: CloseCode) {
+    context.session.metrics.closes.get_or_create(&Code { code: code.number() }).inc();
+    wire.close(Some(code)).await;
 }

@@ -4,10 +4,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{Cursor, Level, MAX_INBOUND_BYTES, Notification, UserId};
+use super::{Cursor, Level, Notification, Token, UserId};
 
 /// The subprotocol of clients that keep cursors.
 pub const SUBPROTOCOL: &str = "notifier.v1";
+/// A subprotocol that begins like this carries a token: pages can send no header with a socket.
+pub const BEARER_SUBPROTOCOL: &str = "notifier.bearer.";
+
+/// So deep may a client's JSON be nested. Nothing that is asked for needs more than two.
+const MAX_DEPTH: usize = 16;
 
 /// What a client's cursor was worth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -138,6 +143,11 @@ pub enum Told<'a> {
         /// As in the hello.
         unread: i32,
     },
+    /// The credential holds, for so many seconds from now; `None`: it does not end by itself.
+    Auth {
+        /// Seconds.
+        expires_in: Option<f64>,
+    },
     /// This instance stops: connect again after so many seconds.
     Restarting {
         /// Seconds.
@@ -171,6 +181,8 @@ pub enum Asked {
     Ack(String),
     /// To mark as read; what exactly is checked where it is done.
     Read(Box<RawValue>),
+    /// To go on with this credential; `None` if it is none.
+    Auth(Option<Token>),
     /// Something a newer client knows.
     Unknown,
 }
@@ -182,9 +194,10 @@ impl Asked {
         struct Frame {
             op: Option<serde_json::Value>,
             cursor: Option<serde_json::Value>,
+            token: Option<serde_json::Value>,
         }
         // A struct is also read from an array.
-        if !text.trim_start().starts_with('{') {
+        if !text.trim_start().starts_with('{') || !is_shallow(text) {
             return None;
         }
         let frame: Frame = serde_json::from_str(text).ok()?;
@@ -193,15 +206,35 @@ impl Asked {
                 Self::Ack(frame.cursor.as_ref().and_then(|cursor| cursor.as_str()).unwrap_or_default().to_owned())
             }
             Some("read") => Self::Read(serde_json::from_str(text).ok()?),
+            Some("auth") => Self::Auth(frame.token.as_ref().and_then(|token| Token::new(token.as_str()?))),
             _ => Self::Unknown,
         })
     }
 }
 
+/// Whether JSON is nested no deeper than [`MAX_DEPTH`]; of other text it does not matter.
+fn is_shallow(text: &str) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return false;
+        }
+    }
+    true
+}
+
 /// Why a socket is closed, for the client to know what to do: 44xx stop, everything else come back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CloseCode {
-    /// 1009: a message over [`MAX_INBOUND_BYTES`].
+    /// 1009: a message that is larger than may be.
     TooBig,
     /// 1007: text that is not UTF-8.
     NotUtf8,
@@ -211,14 +244,19 @@ pub enum CloseCode {
     Restarting,
     /// 4400: a frame that is not a JSON object.
     BadFrame,
+    /// 4401: no credential, or one that ended or was revoked; renew it once.
+    Unauthorized,
+    /// 4403: the credential is another user's.
+    Forbidden,
+    /// 4429: too many sockets, or too many messages.
+    TooMany,
+    /// 4500: something here does not work; connect again.
+    Internal,
     /// 4510: the socket takes nothing any more.
     TooSlow,
     /// 4511: a ping was not answered.
     NoPong,
 }
-
-const TOO_BIG: &str = "a message has at most 4096 bytes";
-const _: () = assert!(MAX_INBOUND_BYTES == 4096, "the sentence above says so");
 
 impl CloseCode {
     /// The code as RFC 6455 numbers them.
@@ -234,11 +272,15 @@ impl CloseCode {
 
     fn parts(self) -> (u16, &'static str) {
         match self {
-            Self::TooBig => (1009, TOO_BIG),
+            Self::TooBig => (1009, "the message is too large"),
             Self::NotUtf8 => (1007, "text is UTF-8"),
             Self::Malformed => (1002, "not a WebSocket frame"),
             Self::Restarting => (1012, "restarting, connect again"),
             Self::BadFrame => (4400, "a frame is a JSON object"),
+            Self::Unauthorized => (4401, "unauthorized, renew the credential"),
+            Self::Forbidden => (4403, "the credential is another user's"),
+            Self::TooMany => (4429, "too many"),
+            Self::Internal => (4500, "unavailable, connect again"),
             Self::TooSlow => (4510, "too slow, connect again"),
             Self::NoPong => (4511, "no pong, connect again"),
         }
@@ -256,6 +298,17 @@ mod tests {
         assert!(matches!(Asked::decode(r#" {"op":7}"#), Some(Asked::Unknown)));
         assert!(matches!(Asked::decode(r#"{"op":"ack","cursor":"?"}"#), Some(Asked::Ack(token)) if token == "?"));
         assert!(matches!(Asked::decode(r#"{"op":"read","ids":[1]}"#), Some(Asked::Read(_))));
+        assert!(
+            matches!(Asked::decode(r#"{"op":"auth","token":"a.b"}"#), Some(Asked::Auth(Some(token))) if token.as_str() == "a.b")
+        );
+        assert!(matches!(Asked::decode(r#"{"op":"auth","token":"a b"}"#), Some(Asked::Auth(None))));
+        let nested = |depth: usize| format!(r#"{{"op":"x","y":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert!(Asked::decode(&nested(MAX_DEPTH - 1)).is_some());
+        assert!(Asked::decode(&nested(MAX_DEPTH)).is_none());
+        assert!(
+            Asked::decode(r#"{"op":"x","y":"[[[[[[[[[[[[[[[[[[[[[[[[\"[[[[[["}"#).is_some(),
+            "a text may hold anything"
+        );
         for broken in ["", "ping", "[]", "1", "{", r#""x""#, r#"["read",null]"#] {
             assert!(Asked::decode(broken).is_none(), "{broken:?}");
         }

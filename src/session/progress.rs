@@ -34,6 +34,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         if count.is_some_and(|(_, count)| self.receipts.ack(count, now)) {
                             self.full = None;
                             self.note(now);
+                            // Whoever confirms often says nothing too much.
+                            self.pace.forgive();
                         }
                     }
                     None => self.tell(&Told::Error {
@@ -41,6 +43,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         message: "`cursor` is one that a frame to this user brought, as it was",
                     }),
                 },
+                Asked::Read(_) if self.stay.observes() => {
+                    let message = "whoever listens as another user marks nothing as read for them";
+                    self.tell(&Told::Error { code: "forbidden", message });
+                }
                 Asked::Read(read) => match read.get().parse() {
                     Ok(read) if self.reads.len() < MAX_READS => {
                         self.reads.push_back(read);
@@ -51,6 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     }
                     Err(wrong) => self.tell(&Told::Error { code: "bad_read", message: &wrong }),
                 },
+                Asked::Auth(token) => self.renew(token),
                 Asked::Unknown => {}
             }
         }
@@ -94,6 +101,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.tell(&Told::Beat { epoch, cursor });
                 true
             }
+            // Who only looks on is no device of the user's.
+            Dialect::Plain { .. } if self.stay.observes() => true,
             Dialect::Plain { device, .. } => {
                 let noted = self.intake.cursor().and_then(|cursor| {
                     let (position, told) = self.receipts.noted(&cursor.position)?;

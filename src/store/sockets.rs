@@ -40,6 +40,8 @@ pub struct Opened {
     pub server_time: String,
     /// The newest, by id.
     pub notifications: Vec<Notification>,
+    /// When the user was revoked last, in seconds since 1970.
+    pub revoked: Option<f64>,
 }
 
 /// A page of what a socket has missed: what is visible in `within` (at first: now) and not in `after`, by id.
@@ -105,6 +107,7 @@ impl Store {
                 more: row.try_get(3)?,
                 server_time: row.try_get(4)?,
                 notifications: row.try_get::<_, Vec<&str>>(5)?.into_iter().filter_map(decode).collect(),
+                revoked: row.try_get(6)?,
             })
         };
         self.each(openings.len(), sql, parameters, opened).await

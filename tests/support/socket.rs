@@ -7,9 +7,9 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::Response;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::{Database, LIMIT};
@@ -67,14 +67,30 @@ impl Socket {
         socket
     }
 
-    async fn connect_with(address: SocketAddr, user: &str, query: &str, headers: &[(&'static str, &str)]) -> Self {
+    /// Connects with a query and headers, and reads nothing yet.
+    pub async fn connect_with(address: SocketAddr, user: &str, query: &str, headers: &[(&'static str, &str)]) -> Self {
+        Self::try_connect(address, user, query, headers).await.expect("connecting a socket")
+    }
+
+    /// The same, or the status that refuses it.
+    pub async fn try_connect(
+        address: SocketAddr,
+        user: &str,
+        query: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, u16> {
         let url = format!("ws://{address}/ws/notifications/{user}/{query}");
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        let (stream, answer) = connect_async(request).await.expect("connecting a socket");
-        Self { user: user.to_owned(), hello: Value::Null, answer, stream, arrived: VecDeque::new() }
+        match connect_async(request).await {
+            Ok((stream, answer)) => {
+                Ok(Self { user: user.to_owned(), hello: Value::Null, answer, stream, arrived: VecDeque::new() })
+            }
+            Err(Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("connecting a socket: {error}"),
+        }
     }
 
     /// The cookie it was given, as it is to be sent back.
@@ -152,8 +168,14 @@ impl Socket {
 
     /// Shows that nothing is on its way to this socket: a notification sent now is the very next one.
     pub async fn nothing_but_a_marker(&mut self, database: &Database) {
+        let user = self.user.clone();
+        self.nothing_but_a_marker_to(database, &user).await;
+    }
+
+    /// The same, where the path says `me`.
+    pub async fn nothing_but_a_marker_to(&mut self, database: &Database, user: &str) {
         let marker = format!("marker {}", fastrand::u64(..));
-        database.run(&format!("select notifier.send('{}', 'info', '{marker}')", self.user)).await;
+        database.run(&format!("select notifier.send('{user}', 'info', '{marker}')")).await;
         let frame = loop {
             let frame = self.frame().await;
             // What a client that keeps cursors is told beside notifications comes when it comes.
@@ -161,6 +183,6 @@ impl Socket {
                 break frame;
             }
         };
-        assert_eq!(frame["message"], marker, "user {} was told something else: {frame}", self.user);
+        assert_eq!(frame["message"], marker, "user {user} was told something else: {frame}");
     }
 }
