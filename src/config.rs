@@ -132,10 +132,10 @@ impl AuthConfig {
 #[derive(Args, Clone, Debug)]
 pub struct SocketLimits {
     /// How many messages a socket may send in a second, ...
-    #[arg(long, env = "NOTIFIER_MAX_MESSAGES_PER_SECOND", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "NOTIFIER_MAX_MESSAGES_PER_SECOND", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_messages_per_second: u32,
     /// ... and how many at once after a silence.
-    #[arg(long, env = "NOTIFIER_MESSAGE_BURST", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "NOTIFIER_MESSAGE_BURST", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub message_burst: u32,
     /// How large a message of a client may be, in bytes.
     #[arg(long, env = "NOTIFIER_MAX_MESSAGE_BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(512..=65_536))]

@@ -69,9 +69,9 @@ impl Token {
     /// The longest token that is looked at, in bytes: a request's head has no more.
     pub const MAX_BYTES: usize = 8 * 1024;
 
-    /// `None` when it is empty, longer than [`Self::MAX_BYTES`], or has other characters than tokens have: visible ASCII.
+    /// `None` when it is empty, longer than [`Self::MAX_BYTES`], or has control characters.
     pub fn new(text: &str) -> Option<Self> {
-        let fits = (1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let fits = (1..=Self::MAX_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
         fits.then(|| Self(text.into()))
     }
 

@@ -106,7 +106,7 @@ async fn what_is_documented_is_there_and_the_other_way_round() {
     );
     let pools: Vec<_> = samples(&text).into_iter().filter(|(name, ..)| *name == "notifier_pool_limit").collect();
     let names: BTreeSet<_> = pools.iter().map(|(_, labels, _)| labels["pool"]).collect();
-    assert_eq!(names, BTreeSet::from(["parts", "catch_up", "inbox"]));
+    assert_eq!(names, BTreeSet::from(["parts", "catch_up", "inbox", "auth"]));
     let process = |name| samples(&text).into_iter().find(|(found, ..)| *found == name).unwrap().2;
     assert!(process("process_resident_memory_bytes") > 1e6 && process("process_cpu_seconds_total") > 0.0);
     assert!(process("process_open_fds") > 3.0 && process("process_open_fds") <= process("process_max_fds"));

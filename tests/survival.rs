@@ -304,7 +304,12 @@ async fn a_slow_link_is_waited_for_as_long_as_it_makes_progress() {
 async fn a_client_that_asks_and_reads_nothing_is_closed() {
     use futures_util::SinkExt;
     let database = Database::new().await;
-    let service = Service::on(&database).await;
+    // However much it may ask.
+    let service = Service::start_with(&database.url(), |config| {
+        (config.socket.max_messages_per_second, config.socket.message_burst) = (u32::MAX, u32::MAX);
+    })
+    .await;
+    eventually("the service listens", || service.is_ready()).await;
     let asked = [
         (Socket::open(service.address, "8").await, Message::Ping(vec![7; 125].into())),
         (Socket::open_at(service.address, "8", None).await, Message::Text(r#"{"op":"ack"}"#.into())),
