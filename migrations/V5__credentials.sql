@@ -1,6 +1,6 @@
 -- Who may connect: users whose credentials ended before their time, and tickets to open one socket with.
 
--- They return more from here on, and what a function returns cannot be replaced: they are created again with the others.
+-- They return more from here on, and what a function returns cannot be replaced: they are created again with the functions.
 drop function if exists notifier.stream(pg_snapshot);
 drop function if exists notifier.opened(text[], text[], text[], text[], text[], boolean[], interval, integer);
 

@@ -1,4 +1,4 @@
-//! Who may connect, as far as the database says it: revocations, tickets, the application's own function and the shipped ones.
+//! Who may connect, as far as the database says it: revocations, tickets, the application's own function, the shipped ones.
 
 use std::collections::BTreeSet;
 
@@ -141,7 +141,8 @@ async fn a_revocation_of_no_user_is_refused_with_what_to_write() {
     database.run("select notifier.revoke_user(repeat('x', 255))").await;
 }
 
-/// Who is revoked stays so in a copy of the database, whose transaction ids are of another cluster, and all instances hear of it.
+/// Who is revoked stays so in a copy of the database, whose transaction ids are of another cluster, and all instances hear
+/// of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_database_still_says_who_is_revoked() {
     let database = Database::new().await;
@@ -263,7 +264,7 @@ async fn a_ticket_says_what_it_stands_for_and_is_good_once() {
     assert_eq!(error.constraint(), Some("hash_has_32_bytes"));
 }
 
-/// Sixteen instances redeem the same tickets at once, in orders of their own: each ticket lets one in, and nobody deadlocks.
+/// Sixteen instances redeem the same tickets at once, in orders of their own: each lets one in, and nobody deadlocks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_is_good_once_whoever_redeems_it_at_the_same_instant() {
     let database = Database::new().await;
@@ -353,7 +354,7 @@ async fn tickets_that_are_too_old_are_forgotten_and_nobody_is_waited_for() {
     assert_eq!(database.one::<i64>(count).await, 1, "one is still good");
 }
 
-/// The tables that the recipes read, as their comments say that they look, and on a server of their own: roles belong to a server.
+/// The tables that the recipes read, as their comments say that they look; on a server of their own, to which roles belong.
 async fn with_applications() -> Database {
     let database = Database::alone().await;
     let superuser = database.superuser().await;
@@ -503,9 +504,8 @@ async fn each_shipped_recipe_lets_in_whom_it_should_and_the_service_reads_no_tab
     assert_eq!(database.anew().await.one::<i64>(scans).await, 0);
 }
 
-/// What a token stands for is older than a revocation that comes later, and younger than one that was there.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_functions_own_words_are_asked_row_by_row() {
+async fn any_function_that_fits_is_asked_for_each_token() {
     let database = Database::new().await;
     database
         .run(
@@ -546,6 +546,36 @@ async fn the_functions_own_words_are_asked_row_by_row() {
     // One that relies on the session's search_path finds what that leads to.
     database.run("set search_path = app").await;
     assert_eq!(authenticate(owner, "app.by_the_path", &[Some("x")]).await, [(Some("7".into()), None, None)]);
+}
+
+/// A revocation that is committed while the function looks may have come too late for what it saw: it counts as a later one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_comes_while_a_token_is_looked_at_is_later() {
+    let database = Database::new().await;
+    database
+        .run(
+            "create schema app;
+             create function app.slow(text) returns table (user_id text, expires_at timestamptz) language plpgsql as
+               $$ begin perform pg_advisory_xact_lock(6, 6); return query select '42', null::timestamptz; end $$;
+             select pg_advisory_lock(6, 6)",
+        )
+        .await;
+    let asking = database.anew().await.owner;
+    let before = position(&database.owner).await;
+    let meanwhile = async {
+        eventually("the function looks", async || {
+            let waits = "select count(*) from pg_locks where locktype = 'advisory' and objid = 6 and not granted
+                         and database = (select oid from pg_database where datname = current_database())";
+            database.one::<i64>(waits).await == 1
+        })
+        .await;
+        database.run("select notifier.revoke_user('42'); select pg_advisory_unlock(6, 6)").await;
+    };
+    let (said, ()) = tokio::join!(authenticate(&asking, "app.slow", &[Some("x")]), meanwhile);
+    assert_eq!(said, [(Some("42".into()), None, None)]);
+    assert_eq!(revoked_since(&database, &before).await.len(), 1, "its instance hears of it");
+    let at: f64 = database.one(REVOKED_AT).await;
+    assert_eq!(authenticate(&asking, "app.slow", &[Some("x")]).await, [(Some("42".into()), None, Some(at))]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
--- notifier.revoke_user: close all sockets of a user, on every instance, within two seconds of the commit. What a JWT says that was
--- issued before is worth nothing from now on; a token that the application's own function knows is asked for again. Only ever
--- adds a row: any number may call it for one user at once, as often as they like, and nobody waits.
+-- notifier.revoke_user: close all sockets of a user, on every instance, within two seconds of the commit. A JWT that was issued
+-- before is worth nothing from now on; a token that the application's own function knows is asked for again. Only ever adds a row:
+-- any number may call it for one user at once, as often as they like, and nobody waits.
 --   user_id   whose; it need not have a socket, now or ever
 --   raises    22004 without a user, 22023 for a user_id of 0 or more than 255 bytes
 -- NOTIFYs {"revoked":{"user_id","at"}}, `at` in seconds since 1970. Whoever does not hear it reads the row within a second.

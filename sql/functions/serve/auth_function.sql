@@ -1,6 +1,6 @@
 -- notifier.auth_function: make sure that a function can say whose a token is, before anybody connects.
---   _name     of a function (token text) in a schema, as a DBA writes it: app.authenticate. It returns columns `user_id`, of any type,
---             and `expires_at timestamptz`, null for a token that does not end by itself, and may return others
+--   _name     of a function (token text) in a schema, as a DBA writes it: app.authenticate. It returns columns `user_id`, of any
+--             type, and `expires_at timestamptz`, null for a token that does not end by itself, and may return others
 --   returns   its name as SQL writes it
 --   raises    what is wrong with it, and in the hint what one looks like
 -- Used by: the service when it starts with --auth sql (src/auth/sql.rs). As who calls it, whose rights are looked at.
@@ -46,7 +46,8 @@ begin
     where p.proname = _parts[cardinality(_parts)] and p.pronargs = 1 and p.proargtypes[0] = 'text'::regtype
       and n.nspname not in ('pg_catalog', 'information_schema', 'notifier');
     raise exception 'the function that knows tokens: % is not of the form schema.function', auth_function._name
-      using errcode = 'invalid_name', hint = case when _others is null then _example else 'Perhaps you meant ' || _others || '.' end;
+      using errcode = 'invalid_name',
+        hint = case when _others is null then _example else 'Perhaps you meant ' || _others || '.' end;
   end if;
 
   _schema := (select n.oid from pg_namespace n where n.nspname = _parts[1]);
@@ -69,7 +70,8 @@ begin
       from (select p.proname::text as name from pg_proc p
             where p.pronamespace = _schema and p.pronargs = 1 and p.proargtypes[0] = 'text'::regtype order by 1 limit 10) f);
     raise exception 'the function that knows tokens, %(text): there is none', _written
-      using errcode = 'undefined_function', detail = coalesce(_others, 'The schema has no function (text) at all.'), hint = _example;
+      using errcode = 'undefined_function', detail = coalesce(_others, 'The schema has no function (text) at all.'),
+        hint = _example;
   end if;
   if _function.prokind <> 'f' then
     raise exception 'the function that knows tokens, %(text): it is %', _written,
@@ -84,7 +86,8 @@ begin
   end if;
   if not has_function_privilege(_function.oid, 'execute') then
     raise exception 'the function that knows tokens, %(text): % may not execute it', _written, quote_ident(current_user)
-      using errcode = 'insufficient_privilege', hint = format('grant execute on function %s(text) to %I;', _written, current_user);
+      using errcode = 'insufficient_privilege',
+        hint = format('grant execute on function %s(text) to %I;', _written, current_user);
   end if;
 
   -- `returns table`, OUT arguments, or a row of a type or table.

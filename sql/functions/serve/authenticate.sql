@@ -1,9 +1,9 @@
 -- notifier.authenticate: ask the application's own function whose tokens are.
 --   _function   what notifier.auth_function returned. It is run as it stands, as who calls this
 --   _tokens     the tokens
---   returns     a row for each token, in order: whose it is; in how many seconds it ends, null when not by itself; and when that user
---               was last revoked before the token was looked at, in seconds since 1970. All are null where the function returns no
---               row, no user, or an end that has passed
+--   returns     a row for each token, in order: whose it is; in how many seconds it ends, null when not by itself; and when that
+--               user was last revoked before the token was looked at, in seconds since 1970. All are null where the function
+--               returns no row, no user, or an end that has passed
 --   raises      21000 for more than one row of a token, and whatever the function raises: for one of them, and so for all
 -- Used by: --auth sql (src/auth/sql.rs).
 --
@@ -16,18 +16,25 @@ declare
   _row  record;
 begin
   for _row in
-    -- One statement: whatever the function reads, it reads no earlier than this reads revocations. A limit of 2: a condition that was
-    -- forgotten must not bring the whole table.
+    -- One statement: whatever the function reads, it reads no earlier than this reads revocations. A limit of 2: a condition that
+    -- was forgotten must not bring the whole table.
     execute pg_catalog.format(
-      'select t.place, a.user_id, a.expires_at, case when a.user_id is not null then (select notifier.revoked(array[a.user_id])) end as revoked
-       from pg_catalog.unnest($1) with ordinality as t(token, place)
-       left join lateral (select f.user_id::pg_catalog.text as user_id, f.expires_at from %s(t.token) as f limit 2) a on true
-       order by t.place', authenticate._function)
+      'with said as materialized (
+         select t.place, a.user_id, a.expires_at, row_number() over (order by t.place) as nth
+         from pg_catalog.unnest($1) with ordinality as t(token, place)
+         left join lateral (select f.user_id::pg_catalog.text as user_id, f.expires_at from %s(t.token) as f limit 2) a on true
+       )
+       select s.place, s.user_id, s.expires_at, r.at as revoked
+       from said s
+       left join notifier.revoked(array(select o.user_id from said o order by o.nth)) with ordinality as r(at, nth)
+         on r.nth = s.nth
+       order by s.nth', authenticate._function)
     using authenticate._tokens
   loop
     if _row.place = _last then
-      raise exception '%(text) returned more than one row for a token', authenticate._function using errcode = 'cardinality_violation',
-        hint = 'A token is one user''s: it may have no condition on the token, or join what has several rows.';
+      raise exception '%(text) returned more than one row for a token', authenticate._function
+        using errcode = 'cardinality_violation',
+        hint = 'A token is one user''s. Does a condition on the token stand in it? Does it join what has several rows?';
     end if;
     _last := _row.place;
     if _row.user_id is null or _row.expires_at <= pg_catalog.clock_timestamp() then

@@ -26,7 +26,8 @@ begin
       select l.id from notifier.revocation l
       where l.id = any (array(
         select o.id
-        from (select s.id, lead(s.id) over (partition by s.user_id order by s.revoked_at, s.id) as later from notifier.revocation s) o
+        from (select s.id, lead(s.id) over (partition by s.user_id order by s.revoked_at, s.id) as later
+              from notifier.revocation s) o
         where o.later is not null limit _batch))
       for update skip locked));
   end if;

@@ -23,8 +23,8 @@ begin
           case when issue_ticket._credential_expires_in < 3e9
                then clock_timestamp() + make_interval(secs => greatest(issue_ticket._credential_expires_in, 0)) end,
           issue_ticket._sealed, clock_timestamp() + make_interval(secs => _good_for));
-  -- Only those that go are locked, and not one that is redeemed this moment. Of two calls at once neither sees the other's: the next
-  -- call counts again.
+  -- Only those that go are locked, and not one that is redeemed this moment. Of two calls at once neither sees the other's: the
+  -- next call counts again.
   delete from notifier.ticket t
   where t.hash = any (array(
     select v.hash from notifier.ticket v

@@ -1,8 +1,8 @@
 -- notifier.redeem_tickets: use tickets up: each is good once, whoever else asks at the same instant.
 --   _hashes   SHA-256 of each; one that stands there twice is good for the first
---   returns   a row for each element, in order: whose it is, when the credential was issued that it stands for (seconds since 1970),
---             in how many seconds that ends (null: not by itself), and that credential, sealed. All are null where the ticket is not
---             known, too old or was used, or the credential has ended
+--   returns   a row for each element, in order: whose it is, when the credential was issued that it stands for (seconds since
+--             1970), in how many seconds that ends (null: not by itself), and that credential, sealed. All are null where the
+--             ticket is not known, too old or was used, or the credential has ended
 -- Used by: the sockets that present tickets (src/auth/tickets.rs).
 create or replace function notifier.redeem_tickets(_hashes bytea[])
 returns table (user_id text, issued_at double precision, expires_in double precision, sealed bytea)

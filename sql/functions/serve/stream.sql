@@ -3,8 +3,8 @@
 --   _after    a position, or null: just tell the present one
 --   returns   first a row with the new position, and besides: the seconds until notifier.work has something to do, the epoch, the
 --             position that was noted last, the channel's name, the part of the NOTIFY queue in use, how many faults were ever
---             kept, the database's time in seconds since 1970, and who was revoked since (see notifier.revocations); then a row for
---             each notification, by id
+--             kept, the database's time in seconds since 1970, and who was revoked since (see notifier.revocations); then a row
+--             for each notification, by id
 -- Used by: the listener (src/listener.rs), about once a second and whenever it may have missed something.
 create or replace function notifier.stream(_after pg_snapshot)
 returns table ("position" text, work double precision, epoch text, noted text, channel text, notification text,
