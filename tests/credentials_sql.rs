@@ -29,22 +29,15 @@ async fn position(client: &Client) -> String {
     client.query_one("select pg_current_snapshot()::text", &[]).await.unwrap().get(0)
 }
 
-/// What the stream's first row and `notifier.revocations` say was revoked since a position: the same.
+/// What was revoked since a position.
 async fn revoked_since(database: &Database, position: &str) -> Vec<(String, f64)> {
-    let mut said = Vec::new();
-    for function in ["stream", "revocations"] {
-        let sql = format!(
-            "select s.revoked_users, s.revoked_at from notifier.{function}('{position}') s where s.position is not null"
-        );
-        let row = database.owner.query_one(&sql, &[]).await.unwrap();
-        let (users, times): (Vec<String>, Vec<f64>) = (row.get(0), row.get(1));
-        assert_eq!(users.len(), times.len());
-        let mut revoked: Vec<_> = users.into_iter().zip(times).collect();
-        revoked.sort_by(|one, other| one.partial_cmp(other).unwrap());
-        said.push(revoked);
-    }
-    assert_eq!(said[0], said[1]);
-    said.remove(0)
+    let sql = format!("select revoked_users, revoked_at from notifier.revocations('{position}')");
+    let row = database.owner.query_one(&sql, &[]).await.unwrap();
+    let (users, times): (Vec<String>, Vec<f64>) = (row.get(0), row.get(1));
+    assert_eq!(users.len(), times.len());
+    let mut revoked: Vec<_> = users.into_iter().zip(times).collect();
+    revoked.sort_by(|one, other| one.partial_cmp(other).unwrap());
+    revoked
 }
 
 async fn opened_says(database: &Database, user: &str) -> Option<f64> {

@@ -1,7 +1,7 @@
 -- notifier.revocations: who was revoked since a position, read by the same rule as notifications: see notifier.stream.
 --   _after    a position, or null: just tell the present one
 --   returns   one row: the new position; the users; and of each the latest of these revocations, in seconds since 1970
--- Used by: notifier.stream, the service after a lost LISTEN.
+-- Used by: the listener (src/listener.rs), about once a second. From a position of its own, which no stretch that the relay tells moves.
 create or replace function notifier.revocations(_after pg_snapshot)
 returns table ("position" text, revoked_users text[], revoked_at double precision[])
 language plpgsql stable security definer

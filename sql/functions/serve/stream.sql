@@ -3,12 +3,11 @@
 --   _after    a position, or null: just tell the present one
 --   returns   first a row with the new position, and besides: the seconds until notifier.work has something to do, the epoch, the
 --             position that was noted last, the channel's name, the part of the NOTIFY queue in use, how many faults were ever
---             kept, the database's time in seconds since 1970, and who was revoked since (see notifier.revocations); then a row
---             for each notification, by id
+--             kept, and the database's time in seconds since 1970; then a row for each notification, by id
 -- Used by: the listener (src/listener.rs), about once a second and whenever it may have missed something.
 create or replace function notifier.stream(_after pg_snapshot)
 returns table ("position" text, work double precision, epoch text, noted text, channel text, notification text,
-               queue double precision, faults bigint, now double precision, revoked_users text[], revoked_at double precision[])
+               queue double precision, faults bigint, now double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 -- One plan for all positions: an estimate made for one would be wrong for the next, and planning 16 leaves costs more than
@@ -29,11 +28,10 @@ begin
            (select p.position::text from notifier.progress p),
            (select s.value from notifier.setting s where s.name = 'channel'), null::text,
            pg_notification_queue_usage(), greatest((select max(f.id) from notifier.fault_record f), (select max(t.last_id) from notifier.fault_total t), 0),
-           extract(epoch from clock_timestamp())::double precision, r.revoked_users, r.revoked_at
-    from notifier.revocations(stream._after) r;
+           extract(epoch from clock_timestamp())::double precision;
   return query
     select null::text, null::double precision, null::text, null::text, null::text, notifier.payload(n),
-           null::double precision, null::bigint, null::double precision, null::text[], null::double precision[]
+           null::double precision, null::bigint, null::double precision
     from (
       select * from notifier.notification where xid >= pg_snapshot_xmax(stream._after)
       union all
