@@ -38,6 +38,9 @@ pub enum Command {
 pub struct DatabaseConfig {
     /// The database, as postgresql://user:password@host:port/database; of several hosts, as in user@db1:5432,db2:5432/database,
     /// the one that is the primary is used. LISTEN needs the primary itself or a pool in session mode.
+    ///
+    /// TLS is asked for as libpq does it, by parameters of the address: ?sslmode=verify-full&sslrootcert=/path/ca.pem (or
+    /// sslrootcert=system), and sslcert, sslkey, channel_binding, sslnegotiation. Files are read again for each new connection.
     #[arg(long, env = "NOTIFIER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: DatabaseUrl,
 }

@@ -6,6 +6,7 @@ mod inbox;
 mod link;
 mod migrations;
 mod sockets;
+mod tls;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::Host;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row, SimpleQueryRow};
 use tracing::error;
@@ -34,6 +35,7 @@ pub use link::{Doorbell, Link};
 pub use sockets::{Delivered, Gap, Opened, Opening, Page};
 
 use hosts::Hosts;
+use tls::Tls;
 
 /// How long a statement may take to answer: then its server is lost, whatever TCP says.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -65,20 +67,15 @@ impl fmt::Debug for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    fn config(&self) -> Result<Config> {
+    fn config(&self) -> Result<(Config, Tls)> {
+        let (tls, rest) = Tls::take(&self.0)?;
         // The parser's own message repeats parts of the text.
-        let config: Config = self.0.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty()).context(
-            "the database URL is malformed: it reads postgresql://user:password@host:port/database (TLS to the \
-                 database, as by sslmode=verify-full, is not supported yet)",
-        )?;
+        let config: Option<Config> = rest.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty());
+        let mut config = config.context(tls::MALFORMED)?;
+        tls.apply(&mut config);
         let at = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
         if config.get_hosts().iter().any(at) {
             bail!("the database URL is malformed: in a password, @ is written %40, / is %2F and : is %3A");
-        }
-        if config.get_ssl_mode() == SslMode::Require {
-            bail!(
-                "sslmode=require: this version speaks no TLS to Postgres; use a private network, a socket or a tunnel"
-            );
         }
         let hosts = config.get_hosts().len();
         if ![0, 1, hosts].contains(&config.get_ports().len()) || ![0, hosts].contains(&config.get_hostaddrs().len()) {
@@ -86,7 +83,7 @@ impl DatabaseUrl {
                 "the database URL is malformed: each host has a port or all have one, and each has a hostaddr or none"
             );
         }
-        Ok(config)
+        Ok((config, tls))
     }
 }
 
@@ -159,7 +156,7 @@ impl Store {
     /// A pool of at most `size` connections. Connects to nothing yet.
     ///
     /// # Errors
-    /// The address is malformed.
+    /// The address is malformed, or names a certificate that cannot be used.
     pub fn new(url: &DatabaseUrl, size: usize) -> Result<Self> {
         let [store] = Self::several(url, [("all", size)])?;
         Ok(store)
@@ -168,9 +165,10 @@ impl Store {
     /// Several pools to one and the same server, each with a name for operators. Connects to nothing yet.
     ///
     /// # Errors
-    /// The address is malformed.
+    /// The address is malformed, or names a certificate that cannot be used.
     pub fn several<const N: usize>(url: &DatabaseUrl, sizes: [(&'static str, usize); N]) -> Result<[Self; N]> {
-        let hosts = Arc::new(Hosts::new(url.config()?, &sizes));
+        let (address, tls) = url.config()?;
+        let hosts = Arc::new(Hosts::new(address, tls, &sizes));
         Ok(std::array::from_fn(|pool| Self { hosts: hosts.clone(), pool }))
     }
 

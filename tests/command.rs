@@ -45,7 +45,7 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
              (os error 111); 127.0.0.1:2: error",
         ),
         (serve("host=a,b,c port=1,2 user=u password=geheim", here, "none"), 1, "each host has a port or all have one"),
-        (serve("postgresql://u:geheim@127.0.0.1:1/x?sslmode=require", here, "none"), 1, "speaks no TLS to Postgres"),
+        (serve("postgresql://u:geheim@127.0.0.1:1/x?sslmode=verify-full", here, "none"), 1, "needs sslrootcert"),
         (serve(&migrated.url(), "0.0.0.0:0", "none"), 1, "--auth none lets anyone read anyone"),
         (serve(&migrated.url(), "[::]:0", "none"), 1, "listen on 127.0.0.1"),
         (

@@ -26,6 +26,7 @@ mod mirrors;
 mod mistakes;
 mod model;
 mod pauses;
+mod postgres_tls;
 mod preview;
 mod relay;
 mod retention;

@@ -6,20 +6,22 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Status, Timeouts,
 };
 use tokio::net::lookup_host;
 use tokio::time::timeout;
-use tokio_postgres::config::Host;
-use tokio_postgres::{Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Config, SimpleQueryMessage, SimpleQueryRow};
 use tracing::info;
 
 use super::Link;
+use super::tls::{self, Tls};
 
 /// How long one address may take in all: to be found, to accept, to authenticate, and to say what it is. A host that is frozen
 /// takes nothing from the others.
@@ -59,6 +61,7 @@ impl std::error::Error for NoPrimary {}
 pub(super) struct Hosts {
     /// The address as it was given, with all its hosts.
     address: Config,
+    tls: Tls,
     /// Each pool's name, and how many connections it may have.
     sizes: Vec<(&'static str, usize)>,
     known: Mutex<Known>,
@@ -81,6 +84,7 @@ struct Known {
 /// One start of one server, and the pools of connections to it.
 struct Primary {
     config: Config,
+    tls: Tls,
     place: String,
     who: Who,
     pools: Vec<Pool>,
@@ -92,12 +96,19 @@ struct Who {
     standby: bool,
     read_only: bool,
     started: String,
+    /// Whether the link that asked is.
+    encrypted: bool,
 }
 
 impl Who {
     fn from_row(row: Option<&SimpleQueryRow>) -> Result<Self> {
         let value = |i| row.and_then(|row| row.get(i)).context("the server does not say what it is");
-        Ok(Self { standby: value(0)? == "t", read_only: value(1)? == "on", started: value(2)?.to_owned() })
+        Ok(Self {
+            standby: value(0)? == "t",
+            read_only: value(1)? == "on",
+            started: value(2)?.to_owned(),
+            encrypted: false,
+        })
     }
 
     /// Why it cannot be worked with, if so.
@@ -112,8 +123,8 @@ impl Who {
 
 impl Hosts {
     /// Connects to nothing yet. Each of `sizes` is a pool.
-    pub(super) fn new(address: Config, sizes: &[(&'static str, usize)]) -> Self {
-        Self { address, sizes: sizes.to_vec(), known: Mutex::default(), looking: tokio::sync::Mutex::default() }
+    pub(super) fn new(address: Config, tls: Tls, sizes: &[(&'static str, usize)]) -> Self {
+        Self { address, tls, sizes: sizes.to_vec(), known: Mutex::default(), looking: tokio::sync::Mutex::default() }
     }
 
     /// All hosts and ports and the database's name, for messages.
@@ -165,9 +176,8 @@ impl Hosts {
                 if let (Some(address), 2..) = (address, addresses.len()) {
                     place += &format!(" ({address})");
                 }
-                let config = one(&self.address, host, *address, port);
-                match connect(&config).await {
-                    Ok((link, who)) => match who.refusal() {
+                match self.reach(host, one(&self.address, host, *address, port)).await {
+                    Ok((link, who, config)) => match who.refusal() {
                         None => {
                             self.found(i, config, place, who)?;
                             return Ok(link);
@@ -194,6 +204,25 @@ impl Hosts {
         Err(none.into())
     }
 
+    /// One address, in each way that `sslmode` allows. Returns the one that worked as well.
+    async fn reach(&self, host: &Host, mut config: Config) -> Result<(Link, Who, Config)> {
+        let (way, other) = self.tls.ways(host);
+        config.ssl_mode(way);
+        let refused = match (connect(&config, &self.tls).await, other) {
+            (Err(error), Some(other)) if tls::is_refusal(&error) => {
+                config.ssl_mode(other);
+                format!("{error:#}")
+            }
+            (connected, _) => return connected.map(|(link, who)| (link, who, config)),
+        };
+        let (link, who) = connect(&config, &self.tls).await.map_err(|error| match format!("{error:#}") {
+            same if same == refused => error,
+            words if way == SslMode::Disable => anyhow!("{refused}; with TLS: {words}"),
+            words => anyhow!("{refused}; without TLS: {words}"),
+        })?;
+        Ok((link, who, config))
+    }
+
     /// Makes a server everybody's, unless it is already.
     fn found(&self, host: usize, config: Config, place: String, who: Who) -> Result<()> {
         let mut known = self.lock();
@@ -204,8 +233,8 @@ impl Hosts {
         {
             return Ok(());
         }
-        info!(place, "this is the primary");
-        let primary = Primary::new(config, place, who, &self.sizes)?;
+        info!(place, tls = who.encrypted, "this is the primary");
+        let primary = Primary::new(config, self.tls.clone(), place, who, &self.sizes)?;
         if let Some(before) = known.primary.replace(Arc::new(primary)) {
             before.close();
         }
@@ -230,7 +259,7 @@ impl Hosts {
         if let Some(primary) = primary {
             match primary.pools[pool].get().await {
                 Err(_) if !led => {}
-                got => return Ok(got?),
+                got => return got.map_err(|error| self.tls.explain(error.into())),
             }
         }
         self.look().await?;
@@ -266,11 +295,11 @@ impl Hosts {
 }
 
 impl Primary {
-    fn new(config: Config, place: String, who: Who, sizes: &[(&'static str, usize)]) -> Result<Self> {
+    fn new(config: Config, tls: Tls, place: String, who: Who, sizes: &[(&'static str, usize)]) -> Result<Self> {
         let limit = Some(POOL_LIMIT);
         let pool = |(_, size): &(&'static str, usize)| {
-            let manager =
-                Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+            let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+            let manager = Manager::from_config(config.clone(), tls.connector(&config), recycling);
             let (place, started) = (place.clone(), who.started.clone());
             Pool::builder(manager)
                 .max_size(*size)
@@ -294,11 +323,11 @@ impl Primary {
                 .context("building a pool")
         };
         let pools = sizes.iter().map(pool).collect::<Result<_>>()?;
-        Ok(Self { config, place, who, pools })
+        Ok(Self { config, tls, place, who, pools })
     }
 
     async fn link(&self) -> Result<Link> {
-        let connected = connect(&self.config).await;
+        let connected = connect(&self.config, &self.tls).await;
         let (link, who) = connected.with_context(|| format!("connecting to {}", self.place))?;
         same(Ok(who), &self.who.started, &self.place)?;
         Ok(link)
@@ -323,10 +352,13 @@ fn same(who: Result<Who>, started: &str, place: &str) -> Result<()> {
 }
 
 /// One attempt at one address.
-async fn connect(config: &Config) -> Result<(Link, Who)> {
+async fn connect(config: &Config, tls: &Tls) -> Result<(Link, Who)> {
     let attempt = async {
-        let mut link = Link::connect(config).await?;
-        let who = Who::from_row(link.query(WHO).await?.first())?;
+        let connector = tls.connector(config);
+        let met = connector.met();
+        let mut link = Link::connect(config, connector).await.map_err(|error| tls.explain(error))?;
+        let mut who = Who::from_row(link.query(WHO).await?.first())?;
+        who.encrypted = met.load(Ordering::Relaxed);
         Ok((link, who))
     };
     timeout(CONNECT_LIMIT, attempt).await.ok().context("no answer within 5 s")?
@@ -386,7 +418,6 @@ fn one(address: &Config, host: &Host, ip: Option<IpAddr>, port: u16) -> Config {
     }
     one.port(port)
         .application_name(address.get_application_name().unwrap_or("parkmate-notifier"))
-        .ssl_mode(address.get_ssl_mode())
         .ssl_negotiation(address.get_ssl_negotiation())
         .channel_binding(address.get_channel_binding())
         // A link that died without a word is noticed by keepalives and by what is not acknowledged.

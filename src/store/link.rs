@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::time::timeout;
-use tokio_postgres::tls::NoTlsStream;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, SimpleQueryMessage, SimpleQueryRow, Socket};
 
+use super::tls::{Connector, Stream};
 use crate::protocol::{Cursor, Epoch, Position};
 
 /// How long a new epoch may take to begin.
@@ -22,19 +22,19 @@ const IDENTIFY_LIMIT: Duration = Duration::from_secs(600);
 /// See the module. Nothing is read from the connection but inside [`Link::query`] and [`Link::next`].
 pub struct Link {
     client: Client,
-    connection: Connection<Socket, NoTlsStream>,
+    connection: Connection<Socket, Stream>,
     /// What arrived while a statement ran.
     inbox: VecDeque<String>,
 }
 
 impl Link {
     /// Without a limit: the caller has one for all that it wants to know of the server.
-    pub(super) async fn connect(config: &Config) -> Result<Self> {
-        let (client, connection) = config.connect(NoTls).await?;
+    pub(super) async fn connect(config: &Config, connector: Connector) -> Result<Self> {
+        let (client, connection) = config.connect(connector).await?;
         Ok(Self { client, connection, inbox: VecDeque::new() })
     }
 
-    pub(super) fn into_parts(self) -> (Client, Connection<Socket, NoTlsStream>) {
+    pub(super) fn into_parts(self) -> (Client, Connection<Socket, Stream>) {
         (self.client, self.connection)
     }
 

@@ -1,5 +1,6 @@
 //! A database, a service on it, sockets to that.
 
+pub mod authority;
 pub mod checker;
 pub mod database;
 pub mod eventually;
