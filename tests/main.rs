@@ -19,6 +19,7 @@ mod handbook;
 mod harmless;
 mod http;
 mod inbox;
+mod least_privilege;
 mod looking_after;
 mod metrics;
 mod migrations;
