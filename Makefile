@@ -24,10 +24,11 @@ lint: ## formatting, clippy and rustdoc without a warning
 test-rust: ## unit tests, and tests on a real Postgres and real sockets
 	cargo test --locked
 
+# The one that is fetched was built without TLS.
 test-postgres-18: ## what depends on the server's version once more, on a Postgres 18 fetched into target/
 	@scripts/prerequisites python3
 	EXPECTED_POSTGRES=18 scripts/with-postgres-18 cargo test --locked --test it -- \
-	  --skip model:: --skip conformance:: --skip failover:: --skip sockets:: --skip mirrors:: --skip survival:: \
+	  --skip postgres_tls:: --skip model:: --skip conformance:: --skip failover:: --skip sockets:: --skip mirrors:: --skip survival:: \
 	  --skip faults::clients --skip faults::clock --skip faults::link --skip faults::service --skip faults::database
 
 test-conformance: ## the Autobahn cases of RFC 6455 against the code of every socket

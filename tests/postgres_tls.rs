@@ -2,12 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use parkmate_notifier::store::{DatabaseUrl, Store};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::authority::{Authority, Signed};
+use crate::support::process;
 use crate::support::server::Server;
 use crate::support::{Service, Socket, database, eventually};
 
@@ -36,6 +42,7 @@ const HBA: &str = "
 local     all all                             trust
 hostnossl all postgres,parkmate,parking_app all trust
 hostnossl all plain all                       trust
+hostnossl all scram all                       scram-sha-256
 hostssl   all service all                     scram-sha-256 clientcert=verify-full
 hostssl   all encrypted all                   trust
 hostssl   all password all                    scram-sha-256
@@ -43,6 +50,7 @@ hostssl   all password all                    scram-sha-256
 
 const ROLES: &str = "
 create role plain login in role parkmate;
+create role scram login password 'geheim' in role parkmate;
 create role encrypted login in role parkmate;
 create role password login password 'geheim' in role parkmate;
 create role service login password 'geheim' in role parkmate";
@@ -372,5 +380,93 @@ async fn tls_without_a_word_before_it_takes_a_server_that_knows_it() {
         let said = place.refusal("encrypted", "localhost", direct).await;
         assert!(said.contains("needs Postgres 17"), "{said}");
     }
-    assert!(Path::new(&place.path("ca.pem")).exists());
+    // Whatever this server's version is: one in front of it begins with TLS.
+    let port = front(place.authority.server(&["localhost"]), place.server.port()).await;
+    let here = format!(":{}/", place.server.port());
+    let url = |parameters: &str| place.url("plain", "localhost", parameters).replace(&here, &format!(":{port}/"));
+    assert_eq!(is_encrypted(&url(direct)).await, Ok(false), "from the front to the server there is none");
+    assert!(is_encrypted(&url("sslmode=verify-full&sslrootcert={}/ca.pem")).await.is_err(), "it wants TLS at once");
+    // It reads along, whatever certificate it shows. Somebody who does not verify that and binds the password to it finds out.
+    let between = url("sslmode=require&sslnegotiation=direct").replace("plain", "scram");
+    assert_eq!(is_encrypted(&between).await, Ok(false));
+    let said = is_encrypted(&format!("{between}&channel_binding=require")).await.unwrap_err();
+    assert!(said.contains("the server does not bind the password to the connection"), "{said}");
+}
+
+/// Somebody on the way who says that the server speaks no TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_to_one_who_says_no_to_tls() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard = tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut request = [0; 8];
+        client.read_exact(&mut request).await.unwrap();
+        client.write_all(b"N").await.unwrap();
+        let mut rest = Vec::new();
+        let _ = client.read_to_end(&mut rest).await;
+        (request, rest)
+    });
+    let url = format!("postgresql://somebody:geheim@127.0.0.1:{port}/app?sslmode=require");
+    let said = is_encrypted(&url).await.unwrap_err();
+    assert!(said.contains("the server does not speak TLS"), "{said}");
+    let (request, rest) = heard.await.unwrap();
+    assert_eq!((request, rest), ([0, 0, 0, 8, 4, 210, 22, 47], Vec::new()), "the question for TLS and nothing else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authorities_of_the_system_verify_and_the_log_says_whether_there_was_tls() {
+    let place = Place::new().await;
+    for (parameters, trusted, tls) in [
+        ("sslrootcert=system", "ca.pem", true),
+        ("sslrootcert=system&sslmode=verify-full", "ca.pem", true),
+        ("sslmode=prefer", "ca.pem", true),
+        ("sslmode=disable", "ca.pem", false),
+        ("sslrootcert=system", "other.pem", true),
+    ] {
+        place.keep("other.pem", &Authority::new("another").certificate);
+        let url = place.url(if tls { "encrypted" } else { "plain" }, "localhost", parameters);
+        // What OpenSSL looks at as well.
+        let mut migrate = process::binary();
+        migrate.env("SSL_CERT_FILE", place.path(trusted)).env_remove("SSL_CERT_DIR");
+        let output = migrate.args(["migrate", "--database-url", &url]).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        if trusted == "ca.pem" {
+            assert!(output.status.success(), "{parameters}: {said}");
+            assert!(said.contains(&format!("tls={tls}")), "{parameters}: {said}");
+        } else {
+            assert!(said.contains("not signed by an authority of this system"), "{said}");
+        }
+    }
+}
+
+/// Begins with TLS of the application protocol `postgresql`, and passes on what is inside to a server. Returns its port.
+async fn front(signed: Signed, server: u16) -> u16 {
+    let certificate = CertificateDer::from_pem_slice(signed.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(signed.key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut client) = acceptor.accept(client).await else { return };
+                if client.get_ref().1.alpn_protocol() != Some(b"postgresql") {
+                    return;
+                }
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    port
 }

@@ -158,4 +158,17 @@ mod tests {
             assert!(error.contains(name) && !error.contains("geheim"), "{error}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_left_has_nothing_of_ours(
+            scheme in "(postgresql://|postgres://|)",
+            text in "([a-z@:/?&= '\\\\%]|sslmode=|sslcert=|host=|\\PC){0,40}",
+        ) {
+            if let Ok((_, rest)) = Parameters::take(&format!("{scheme}{text}")) {
+                let (again, same) = Parameters::take(&rest).unwrap();
+                assert_eq!((again.mode, again.certificate, same), (None, None, rest));
+            }
+        }
+    }
 }
