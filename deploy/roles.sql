@@ -118,7 +118,7 @@ end
 $$;
 
 -- Where `serve` runs with --auth sql, the function that looks at credentials is the application's, `security definer` with a
--- search_path of its own, so that the service calls it and reads no table of credentials:
+-- search_path of its own, so that the service calls it and reads no table of credentials (sql/auth has some ready to run):
 --
 --   grant usage on schema app to notifier_service;
 --   revoke execute on function app.authenticate(text) from public;

@@ -112,6 +112,7 @@ async fn with_least_rights_everything_works_and_nothing_else_does() {
             "select * from notifier.export_events()",
             "select * from notifier.check()",
             "select notifier.rotate_channel()",
+            "select notifier.revoke_user('7')",
             "select notifier.send('7', 'info', 'x')",
             "create function notifier.mine() returns int language sql as 'select 1'",
             "create table notifier.mine (id int)",
@@ -156,12 +157,15 @@ async fn with_least_rights_everything_works_and_nothing_else_does() {
     // The DBA defines events and sees all notifications, by design; what they run as is not theirs.
     let dba = as_role(&server, "a_dba").await;
     assert!(!dba.query("select message from notifier.notification where user_id = '7'", &[]).await.unwrap().is_empty());
+    dba.batch_execute("select notifier.revoke_user('7')").await.expect("the DBA revokes");
     refused(
         &dba,
         &[
             "select from public.booking",
             "update public.payment set status = 'x'",
             "select from notifier.setting",
+            "select from notifier.ticket",
+            "delete from notifier.revocation",
             "update notifier.notification set user_id = '8'",
             "delete from notifier.definition",
             "create function notifier.mine() returns int language sql as 'select 1'",
