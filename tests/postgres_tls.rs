@@ -421,6 +421,7 @@ async fn the_authorities_of_the_system_verify_and_the_log_says_whether_there_was
         ("sslrootcert=system", "ca.pem", true),
         ("sslrootcert=system&sslmode=verify-full", "ca.pem", true),
         ("sslmode=prefer", "ca.pem", true),
+        ("sslmode=prefer", "ca.pem", false),
         ("sslmode=disable", "ca.pem", false),
         ("sslrootcert=system", "other.pem", true),
     ] {
@@ -434,6 +435,8 @@ async fn the_authorities_of_the_system_verify_and_the_log_says_whether_there_was
         if trusted == "ca.pem" {
             assert!(output.status.success(), "{parameters}: {said}");
             assert!(said.contains(&format!("tls={tls}")), "{parameters}: {said}");
+            let fell_back = parameters == "sslmode=prefer" && !tls;
+            assert_eq!(said.contains("goes on without TLS"), fell_back, "{parameters}: {said}");
         } else {
             assert!(said.contains("not signed by an authority of this system"), "{said}");
         }

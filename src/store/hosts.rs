@@ -18,7 +18,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Config, SimpleQueryMessage, SimpleQueryRow};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Link;
 use super::tls::{self, Tls};
@@ -220,6 +220,9 @@ impl Hosts {
             words if way == SslMode::Disable => anyhow!("{refused}; with TLS: {words}"),
             words => anyhow!("{refused}; without TLS: {words}"),
         })?;
+        if way != SslMode::Disable {
+            warn!(reason = refused, "goes on without TLS, as sslmode allows");
+        }
         Ok((link, who, config))
     }
 
