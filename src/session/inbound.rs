@@ -14,13 +14,16 @@ use crate::protocol::CloseCode;
 /// The largest payload of a control frame.
 const MAX_CONTROL_BYTES: u64 = 125;
 
+/// So many fragments a message may have: empty ones never make it too large, and each costs more than it weighs.
+const MAX_FRAGMENTS: u32 = 1_024;
+
 /// See the module.
 #[derive(Default)]
 pub struct Inbound {
     /// Has come and is not dealt with.
     bytes: Vec<u8>,
-    /// A message whose last fragment has not come.
-    message: Option<Box<(Data, Vec<u8>)>>,
+    /// A message whose last fragment has not come, and how many have.
+    message: Option<Box<(Data, Vec<u8>, u32)>>,
 }
 
 /// One message, or what travels between messages.
@@ -57,10 +60,12 @@ impl Inbound {
                 OpCode::Control(_) => return closing(payload).map(Some),
                 OpCode::Data(data) => data,
             };
+            let mut fragments = 1;
             let data = match (data, self.message.take()) {
                 (Data::Continue, Some(begun)) => {
-                    let (data, mut whole) = *begun;
-                    if whole.len() + payload.len() > max_bytes {
+                    let (data, mut whole, before) = *begun;
+                    fragments = before + 1;
+                    if whole.len() + payload.len() > max_bytes || fragments > MAX_FRAGMENTS {
                         return Err(CloseCode::TooBig);
                     }
                     whole.append(&mut payload);
@@ -72,7 +77,7 @@ impl Inbound {
                 _ => return Err(CloseCode::Malformed),
             };
             if !header.is_final {
-                self.message = Some(Box::new((data, payload)));
+                self.message = Some(Box::new((data, payload, fragments)));
             } else if data == Data::Text {
                 let text = String::from_utf8(payload).map_err(|_| CloseCode::NotUtf8)?;
                 return Ok(Some(Incoming::Text(text.into())));
