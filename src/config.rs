@@ -1,12 +1,14 @@
 //! What an operator can set: each flag is an environment variable too, and this is their documentation.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::auth::{AuthMode, Carriers, Origin};
+use crate::http::address::{ClientAddress, TrustedProxy};
 use crate::store::DatabaseUrl;
 
 /// Committed Postgres writes, as notifications on the right user's screen.
@@ -22,6 +24,7 @@ pub struct Cli {
 
 /// What the binary can do.
 #[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one, at the start")]
 pub enum Command {
     /// Bring the schema `notifier` of a database to this version.
     Migrate(DatabaseConfig),
@@ -73,6 +76,59 @@ pub struct ServeConfig {
     /// and the REST inbox, and four for credentials.
     #[arg(long, env = "NOTIFIER_POOL_SIZE", default_value_t = 8, value_parser = parse_pool_size)]
     pub pool_size: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub limits: Limits,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub door: DoorConfig,
+}
+
+/// How much clients may take. Whoever takes more is refused, and counted in `notifier_refused_total`.
+#[derive(Args, Clone, Debug)]
+pub struct Limits {
+    /// How many sockets there may be. Each is an open file: the system has to allow some more, and a quarter as many again
+    /// for connections that are no sockets yet.
+    #[arg(long, env = "NOTIFIER_MAX_SOCKETS", value_name = "NUMBER", default_value = "20000", value_parser = parse_count)]
+    pub max_sockets: usize,
+    /// How many sockets a user may have, on this instance.
+    #[arg(long, env = "NOTIFIER_MAX_SOCKETS_PER_USER", value_name = "NUMBER", default_value_t = 20, value_parser = at_least_one())]
+    pub max_sockets_per_user: u32,
+    /// How many sockets a client's address may have, and four times as many connections that are none. Of IPv6 the first 64
+    /// bits count. Behind a proxy see --client-address.
+    #[arg(long, env = "NOTIFIER_MAX_SOCKETS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 50, value_parser = at_least_one())]
+    pub max_sockets_per_address: u32,
+    /// How many sockets a client's address may open a second, twice as many at once.
+    #[arg(long, env = "NOTIFIER_MAX_NEW_SOCKETS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 20, value_parser = at_least_one())]
+    pub max_new_sockets_per_address: u32,
+    /// How large the head of a request may be, in bytes: 8192 or more.
+    #[arg(long, env = "NOTIFIER_MAX_HEAD_BYTES", value_name = "BYTES", default_value = "16384", value_parser = parse_head_bytes)]
+    pub max_head_bytes: usize,
+    /// How long the head of a request may take, the pause before it included.
+    #[arg(long, env = "NOTIFIER_HEAD_TIME", value_name = "TIME", default_value = "5s", value_parser = parse_time)]
+    pub head_time: Duration,
+    /// How long a handshake may take: of TLS, and then of the WebSocket.
+    #[arg(long, env = "NOTIFIER_HANDSHAKE_TIME", value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    pub handshake_time: Duration,
+}
+
+/// What stands between clients and the service: proxies, or TLS of its own.
+#[derive(Args, Clone, Debug)]
+pub struct DoorConfig {
+    /// A proxy that is believed when it says for whom a connection or a request is: an address or a network, as 10.0.0.0/8. May
+    /// be given several times; in the environment separated by commas.
+    #[arg(long, env = "NOTIFIER_TRUSTED_PROXY", value_name = "ADDRESS", value_delimiter = ',')]
+    pub trusted_proxy: Vec<TrustedProxy>,
+    /// How those proxies say it. Limits go by this address.
+    #[arg(long, env = "NOTIFIER_CLIENT_ADDRESS", value_enum, default_value_t = ClientAddress::Peer)]
+    pub client_address: ClientAddress,
+    /// Serve TLS, with this certificate: a PEM file, its own first and those between it and the authority after it. Read again on
+    /// SIGHUP.
+    #[arg(long, env = "NOTIFIER_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate: a PEM file.
+    #[arg(long, env = "NOTIFIER_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 }
 
 /// Who may connect.
@@ -174,8 +230,9 @@ impl ServeConfig {
     ///
     /// # Errors
     /// `--auth none` on an address that others reach; credentials that cannot be checked; a replay window that reaches beyond the
-    /// retention.
+    /// retention; half of what proxies or TLS need.
     pub fn check(&self) -> Result<()> {
+        self.door.check()?;
         ensure!(
             self.retention >= self.replay_window,
             "--retention {} is shorter than --replay-window {}: what an opening socket is to be told would be gone",
@@ -184,6 +241,39 @@ impl ServeConfig {
         );
         self.auth.check()?;
         refuse_open_door(self.auth.auth, self.listen)
+    }
+}
+
+impl Limits {
+    /// The defaults.
+    ///
+    /// # Errors
+    /// An environment variable holds what its flag does not take.
+    pub fn new() -> Result<Self> {
+        #[derive(Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            limits: Limits,
+        }
+        Ok(Defaults::try_parse_from(["limits"])?.limits)
+    }
+}
+
+impl DoorConfig {
+    fn check(&self) -> Result<()> {
+        let told = self.client_address != ClientAddress::Peer;
+        ensure!(
+            !told || !self.trusted_proxy.is_empty(),
+            "--client-address says that a proxy tells whose connection it is, and none is trusted to: anybody could claim any \
+             address. Name the proxy with --trusted-proxy"
+        );
+        ensure!(
+            told || self.trusted_proxy.is_empty(),
+            "--trusted-proxy does nothing by itself: say with --client-address how the proxy tells a client's address \
+             (x-forwarded-for, forwarded or proxy-protocol)"
+        );
+        ensure!(self.tls_cert.is_some() == self.tls_key.is_some(), "TLS needs both files: --tls-cert and --tls-key");
+        Ok(())
     }
 }
 
@@ -228,5 +318,30 @@ fn parse_pool_size(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(size @ 2..=1000) => Ok(size),
         _ => Err("2 to 1000 connections".to_owned()),
+    }
+}
+
+fn at_least_one() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "1 or more".to_owned())
+}
+
+/// Less than this hyper does not take.
+fn parse_head_bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes @ 8_192..=1_048_576) => Ok(bytes),
+        _ => Err("8192 to 1048576 bytes".to_owned()),
+    }
+}
+
+/// A time without which nobody gets in, and with which nobody stays for ever.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&time) => Ok(time),
+        Ok(_) => Err("100ms to 5m".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }

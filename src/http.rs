@@ -1,25 +1,23 @@
 //! The web side: the routes, and the accept loop they are served by.
 
+mod accept;
+pub mod address;
 mod api;
 pub mod demo;
+pub mod limits;
 mod ops;
+pub mod tls;
 mod upgrade;
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+pub use accept::serve;
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
 use warp::http::{HeaderValue, StatusCode, header};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
@@ -28,11 +26,6 @@ use crate::auth::{Auth, Refusal};
 use crate::listener::Readiness;
 use crate::session;
 use crate::store::Store;
-
-/// How long a request's head may take, the pause before it included: silent and half-open connections end here.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// How large a request's head may be, in bytes.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// What the routes work with.
 pub struct Context {
@@ -44,6 +37,18 @@ pub struct Context {
     pub auth: Arc<Auth>,
     /// How large a message of a client may be, in bytes.
     pub max_message_bytes: usize,
+    /// How many may come, and how quickly.
+    pub limits: limits::Admission,
+    /// The proxies before this service.
+    pub proxies: address::Proxies,
+    /// The certificate, where TLS ends here.
+    pub tls: Option<Arc<tls::Tls>>,
+    /// How long a request's head may take, the pause before it included: silent and half-open connections end here.
+    pub head_time: Duration,
+    /// How large a request's head may be, in bytes.
+    pub max_head_bytes: usize,
+    /// How long TLS may take to begin, and then the connection from the answer 101 to bytes of its own.
+    pub handshake_time: Duration,
     /// Whether the listener listens.
     pub readiness: watch::Receiver<Readiness>,
     /// Who is waited for at the end: connections and sockets are spawned here.
@@ -61,59 +66,6 @@ pub fn routes(
     let own = own.or(api::routes(context)).unify();
     // Chosen at run time, one type either way: without a demo its routes reject everything.
     own.or(demo::routes(demo)).unify().recover(recover).unify()
-}
-
-/// Accepts connections until the context's stop comes.
-pub async fn serve(listener: TcpListener, context: Arc<Context>, demo: Option<Arc<demo::Demo>>) {
-    let service = warp::service(routes(context.clone(), demo));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = context.stop.cancelled() => return context.session.registry.stop(),
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let service = TowerToHyperService::new(service.clone());
-                context.tasks.spawn(connection(stream, service, context.stop.clone()));
-            }
-            // Out of file descriptors, most likely: those that end give some back.
-            Err(error) if error.kind() != io::ErrorKind::ConnectionAborted => {
-                warn!(%error, "accepting a connection failed");
-                sleep(Duration::from_millis(100)).await;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-async fn connection<S>(stream: TcpStream, service: S, stop: CancellationToken)
-where
-    S: hyper::service::Service<hyper::Request<hyper::body::Incoming>, Error = Infallible> + Send,
-    S::Future: Send + 'static,
-    S::Response: Into<Response>,
-{
-    let _ = stream.set_nodelay(true);
-    let service = hyper::service::service_fn(move |request| {
-        let answer = service.call(request);
-        async move { answer.await.map(Into::into) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%error, "connection ended");
-    }
 }
 
 /// An error as RFC 9457 has it.

@@ -42,6 +42,44 @@ pub struct Code {
     pub code: u16,
 }
 
+/// Why somebody was not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// As many sockets as there may be.
+    Total,
+    /// As many as its user may have.
+    User,
+    /// As many as its address may have.
+    Address,
+    /// Its address opens sockets too quickly.
+    Rate,
+    /// As many connections as there may be, or as its address may have.
+    Connections,
+    /// A trusted proxy did not say whose connection it is.
+    Proxy,
+    /// TLS did not begin.
+    Tls,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::User => "user",
+            Self::Address => "address",
+            Self::Rate => "rate",
+            Self::Connections => "connections",
+            Self::Proxy => "proxy",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Refused {
+    reason: &'static str,
+}
+
 /// Which pool of connections.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub struct Pool {
@@ -107,6 +145,7 @@ pub struct Metrics {
     pub closes: Family<Code, Counter>,
     /// Sockets closed whose client never answers, and is not told the same again.
     pub unanswering: Counter,
+    refused: Family<Refused, Counter>,
 }
 
 impl Metrics {
@@ -179,8 +218,14 @@ impl Metrics {
                 "unanswering",
                 "Sockets closed whose client never answers pings and is not told the same again",
             ),
+            refused: add(r, "refused", "Handshakes and connections that were refused, by reason"),
             registry: all,
         }
+    }
+
+    /// A handshake, or a connection before it, was refused.
+    pub fn refused(&self, reason: Reason) {
+        self.refused.get_or_create(&Refused { reason: reason.name() }).inc();
     }
 
     /// A read of the stream has answered: what this instance knows is as of now. To be called after each, whether the position

@@ -15,7 +15,10 @@ use crate::auth::Auth;
 use crate::catch_up::CatchUp;
 use crate::config::ServeConfig;
 use crate::confirmations::Confirmations;
+use crate::http::address::Proxies;
 use crate::http::demo::Demo;
+use crate::http::limits::{Admission, allow_many_files};
+use crate::http::tls::Tls;
 use crate::listener::{Listener, Readiness};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -33,6 +36,8 @@ const PARTS_POOL: usize = 4;
 const INBOX_POOL: usize = 4;
 /// Pooled connections that credentials are looked at through: whoever knocks delays nobody who is in.
 const AUTH_POOL: usize = 4;
+/// Connections that the listener, the relay and the search for a primary keep to themselves.
+const OWN_CONNECTIONS: usize = 4;
 /// How long the last confirmations may take.
 const NOTE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -40,14 +45,18 @@ const NOTE_LIMIT: Duration = Duration::from_secs(1);
 /// for the demo, its page. Never changes the schema.
 ///
 /// # Errors
-/// At the start only: the database cannot be reached, or its schema is not one this binary works with. Where only standbys can be
-/// reached, and later in any case, the service waits for the database as long as it takes.
+/// At the start only: the certificate cannot be read, the database cannot be reached, or its schema is not one this binary works
+/// with. Where only standbys can be reached, and later in any case, the service waits for the database as long as it takes.
 pub async fn run(
     config: ServeConfig,
     listener: TcpListener,
     demo: Option<Demo>,
     stop: CancellationToken,
 ) -> Result<()> {
+    let tls = match (config.door.tls_cert, config.door.tls_key) {
+        (Some(certificate), Some(key)) => Some(Arc::new(Tls::load(certificate, key)?)),
+        _ => None,
+    };
     // Catch-ups have connections of their own: however many sockets come back at once, the parts that serve them all go on. So has
     // the inbox: however much history is read, sockets open.
     let sizes = [("parts", PARTS_POOL), ("catch_up", config.pool_size), ("inbox", INBOX_POOL), ("auth", AUTH_POOL)];
@@ -99,6 +108,8 @@ pub async fn run(
     parts.spawn(catch_up.clone().run(catch_up_store, config.pool_size, stop_parts.clone()));
     parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));
 
+    let connections = PARTS_POOL + config.pool_size + INBOX_POOL + AUTH_POOL + OWN_CONNECTIONS;
+    let limits = config.limits;
     let address = listener.local_addr().context("the address of the listener")?;
     let context = Arc::new(http::Context {
         session: Arc::new(session::Context {
@@ -114,6 +125,12 @@ pub async fn run(
         inbox,
         auth,
         max_message_bytes: config.socket.max_message_bytes as usize,
+        head_time: limits.head_time,
+        max_head_bytes: limits.max_head_bytes,
+        handshake_time: limits.handshake_time,
+        limits: Admission::new(limits, allow_many_files(), connections as u64),
+        proxies: Proxies::new(config.door.client_address, &config.door.trusted_proxy),
+        tls,
         readiness,
         tasks: sockets.clone(),
         stop: stop.clone(),

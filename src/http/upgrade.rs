@@ -3,27 +3,29 @@
 //! The upgrade is done here and not by `warp::ws()`, which gives each socket a read buffer of 128 KiB.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures_util::FutureExt;
 use headers::{Cookie, HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 use tracing::debug;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
+use super::address::Visitor;
+use super::limits::{self, Full, Seat};
 use super::{Context, problem, refused};
 use crate::auth::{Identity, Query, Refusal, subprotocols};
 use crate::metrics::Code;
 use crate::protocol::{BEARER_SUBPROTOCOL, CloseCode, Cursor, SUBPROTOCOL, UserId};
 use crate::session::{self, After, Client, Dialect, Wire};
 
-/// How long the connection may take from the answer 101 to bytes of its own.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// The cookie that tells a user's devices apart.
 const DEVICE_COOKIE: &str = "notifier_device";
 /// How long a browser keeps it, in seconds: as long as browsers keep any.
@@ -34,11 +36,12 @@ pub(super) fn route(context: Arc<Context>) -> impl Filter<Extract = (Response,),
         .and(warp::get())
         .and(warp::query::<Query>())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Visitor>())
         .and(warp::ext::optional::<OnUpgrade>())
-        .then(move |path: String, query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>| {
+        .then(move |path: String, query: Query, headers: HeaderMap, visitor, upgrade| {
             let context = context.clone();
             // In a box: it waits for credentials, and the connection's task need not be as large as that.
-            Box::pin(async move { answer(&context, &path, query, &headers, upgrade).await })
+            Box::pin(async move { answer(&context, &path, query, &headers, visitor, upgrade).await })
         })
 }
 
@@ -58,6 +61,7 @@ async fn answer(
     path: &str,
     query: Query,
     headers: &HeaderMap,
+    visitor: Visitor,
     upgrade: Option<OnUpgrade>,
 ) -> Response {
     let named = match path {
@@ -78,11 +82,20 @@ async fn answer(
         response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return response;
     };
+    // Before the credential is looked at, which costs more than to refuse.
+    let mut seat = match context.limits.seat(visitor.address, None) {
+        Ok(seat) => seat,
+        Err(full) => return limits::refuse(context, visitor.address, headers, full),
+    };
     let keeps_cursors = subprotocols(headers).any(|offer| offer == SUBPROTOCOL);
     let identity = context.auth.identify(&Method::GET, headers, &query, named.as_ref()).await;
     // Whoever speaks the protocol learns by a close code what a page cannot see of an HTTP status.
     let identity = match identity {
-        Ok(Some(identity)) => Ok(Some(identity)),
+        Ok(Some(identity)) => match claim(context, &mut seat, &identity) {
+            Ok(()) => Ok(Some(identity)),
+            Err(_) if keeps_cursors => Err(CloseCode::TooMany),
+            Err(full) => return limits::answer(full),
+        },
         Ok(None) if keeps_cursors && !context.auth.trusts_the_path() => Ok(None),
         Ok(None) => return refused(&context.auth.nobody()),
         Err(refusal) => match refusal.close_code() {
@@ -108,17 +121,18 @@ async fn answer(
         response.headers_mut().extend(bearer.map(|offer| (header::SEC_WEBSOCKET_PROTOCOL, offer)));
         let known = device(headers);
         let returning = known.is_some();
-        // Tells apart devices of one user and opens nothing, so it may be guessed. Not `Secure`, since it has to work without TLS.
+        // Tells apart devices of one user and opens nothing, so it may be guessed. Without TLS it has to work as well.
         let device = known.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)).into());
+        let secure = if visitor.secure { "; Secure" } else { "" };
         let cookie = format!(
-            "{DEVICE_COOKIE}={device}; Path=/ws/notifications; Max-Age={DEVICE_COOKIE_AGE}; HttpOnly; SameSite=Lax"
+            "{DEVICE_COOKIE}={device}; Path=/ws/notifications; Max-Age={DEVICE_COOKIE_AGE}; HttpOnly; SameSite=Lax{secure}"
         );
         if let Ok(cookie) = cookie.parse() {
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
         Entry::Client(Client { identity, dialect: Dialect::Plain { device, returning } })
     };
-    context.tasks.spawn(start(context.clone(), upgrade, entry));
+    context.tasks.spawn(start(context.clone(), upgrade, entry, seat));
     response.headers_mut().typed_insert(headers::Connection::upgrade());
     response.headers_mut().typed_insert(headers::Upgrade::websocket());
     response.headers_mut().typed_insert(SecWebsocketAccept::from(key));
@@ -148,47 +162,67 @@ fn device(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 /// Waits for the connection and starts its session, in a task of its own: this one's memory, the size of a handshake, goes.
-async fn start(context: Arc<Context>, upgrade: OnUpgrade, entry: Entry) {
-    let upgraded = match timeout(HANDSHAKE_LIMIT, upgrade).await {
+async fn start(context: Arc<Context>, upgrade: OnUpgrade, entry: Entry, seat: Seat) {
+    let upgraded = match timeout(context.handshake_time, upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => return debug!(%error, "upgrade failed"),
         Err(_) => return debug!("upgrade timed out"),
     };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        return debug!("upgrade of a connection that is not ours");
-    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => open(context, parts, entry, seat).await,
+        Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+            Ok(parts) => Box::pin(open(context, parts, entry, seat)).await,
+            Err(_) => debug!("upgrade of a connection that is not ours"),
+        },
+    }
+}
+
+async fn open<S>(context: Arc<Context>, parts: Parts<TokioIo<S>>, entry: Entry, mut seat: Seat)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     // Even empty, hyper's buffer of 10 KiB must not live on.
     let mut wire = Wire::new(parts.io.into_inner(), &parts.read_buf, context.max_message_bytes);
     drop(parts.read_buf);
     let client = match entry {
         Entry::Client(client) => client,
         Entry::Refused(code) => return turn_away(&context, wire, code).await,
-        Entry::Stranger { named, after } => match introduce(&context, &mut wire, named).await {
+        Entry::Stranger { named, after } => match introduce(&context, &mut wire, &mut seat, named).await {
             Ok(identity) => keeping_cursors(identity, after),
             Err(Some(code)) => return turn_away(&context, wire, code).await,
             Err(None) => return,
         },
     };
-    context.tasks.spawn(session::run(wire, client, context.session.clone()));
+    // Not in an async block around it, which would keep a second place for the session.
+    context.tasks.spawn(session::run(wire, client, context.session.clone()).map(move |()| drop(seat)));
 }
 
 /// Hears from a socket that brought no credential whose it is.
-async fn introduce(
+async fn introduce<S: AsyncRead + AsyncWrite + Unpin>(
     context: &Context,
-    wire: &mut Wire<TcpStream>,
+    wire: &mut Wire<S>,
+    seat: &mut Seat,
     named: Option<UserId>,
 ) -> Result<Identity, Option<CloseCode>> {
     let token = tokio::select! {
         token = session::first_message(wire) => token?,
         () = context.stop.cancelled() => return Err(Some(CloseCode::Restarting)),
     };
-    let identity = timeout(HANDSHAKE_LIMIT, context.auth.introduce(&token, named.as_ref())).await;
+    let identity = timeout(context.handshake_time, context.auth.introduce(&token, named.as_ref())).await;
     let refused = |refusal: Refusal| Some(refusal.close_code().unwrap_or(CloseCode::Internal));
-    identity.map_err(|_| Some(CloseCode::Internal))?.map_err(refused)
+    let identity = identity.map_err(|_| Some(CloseCode::Internal))?.map_err(refused)?;
+    claim(context, seat, &identity).map_err(|_| Some(CloseCode::TooMany))?;
+    Ok(identity)
+}
+
+/// Takes the seat for whose credential it is: staff who look on take none of the user's.
+fn claim(context: &Context, seat: &mut Seat, identity: &Identity) -> Result<(), Full> {
+    let claimed = seat.claim_user(identity.staff.as_ref().unwrap_or(&identity.user));
+    claimed.inspect_err(|full| context.session.metrics.refused(full.reason()))
 }
 
 /// Closes a socket before it has a session.
-async fn turn_away(context: &Context, mut wire: Wire<TcpStream>, code: CloseCode) {
+async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(context: &Context, mut wire: Wire<S>, code: CloseCode) {
     context.session.metrics.closes.get_or_create(&Code { code: code.number() }).inc();
     wire.close(Some(code)).await;
 }
