@@ -58,6 +58,46 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
             2,
             "1h to 14d",
         ),
+        (
+            [serve(&migrated.url(), here, "none"), vec!["--client-address=forwarded".to_owned()]].concat(),
+            1,
+            "Name the proxy with --trusted-proxy",
+        ),
+        (
+            [serve(&migrated.url(), here, "none"), vec!["--trusted-proxy=10.0.0.0/8,::1".to_owned()]].concat(),
+            1,
+            "say with --client-address",
+        ),
+        (
+            [serve(&migrated.url(), here, "none"), vec!["--trusted-proxy=10.0.0.0/64".to_owned()]].concat(),
+            2,
+            "an address or a network",
+        ),
+        (
+            [serve(&migrated.url(), here, "none"), vec!["--tls-cert=cert.pem".to_owned()]].concat(),
+            1,
+            "TLS needs both files",
+        ),
+        (
+            [
+                serve(&migrated.url(), here, "none"),
+                ["--tls-cert=/no/cert", "--tls-key=/no/key"].map(str::to_owned).to_vec(),
+            ]
+            .concat(),
+            1,
+            "--tls-cert /no/cert",
+        ),
+        (
+            [serve(&migrated.url(), here, "none"), vec!["--max-sockets-per-user=0".to_owned()]].concat(),
+            2,
+            "0 is not in 1..",
+        ),
+        (
+            [serve(&migrated.url(), here, "none"), vec!["--max-head-bytes=100".to_owned()]].concat(),
+            2,
+            "8192 to 1048576 bytes",
+        ),
+        ([serve(&migrated.url(), here, "none"), vec!["--head-time=1h".to_owned()]].concat(), 2, "100ms to 5m"),
         (serve(&migrated.url(), here, "trust"), 2, "invalid value 'trust' for '--auth <AUTH>'"),
         (["serve", "--database-url", &migrated.url(), "--listen", here].map(str::to_owned).to_vec(), 2, "--auth"),
         (serve(&migrated.url(), "127.0.0.1", "none"), 2, "invalid socket address"),

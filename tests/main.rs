@@ -17,6 +17,7 @@ mod failover;
 mod faults;
 mod handbook;
 mod harmless;
+mod hostile;
 mod http;
 mod inbox;
 mod least_privilege;

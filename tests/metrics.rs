@@ -88,10 +88,13 @@ fn scraped(text: &str) -> BTreeSet<Described> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_documented_is_there_and_the_other_way_round() {
     let database = Database::new().await;
-    let service = Service::on(&database).await;
+    let service = Service::start_with(&database.url(), |config| config.limits.max_sockets_per_user = 1).await;
+    eventually("the service listens", || service.is_ready()).await;
     // What has labels is there once it has a value.
     let mut socket = Socket::open(service.address, "7").await;
     socket.nothing_but_a_marker(&database).await;
+    let second = format!("ws://{}/ws/notifications/7/", service.address);
+    assert!(tokio_tungstenite::connect_async(second).await.is_err());
     socket.send(Message::text("no json")).await;
     assert_eq!(socket.ending().await, Ending::Closed(4400));
     let text = scrape(&service).await;

@@ -95,6 +95,10 @@ impl Contender {
 
 const OURS: &str = env!("CARGO_BIN_EXE_parkmate-notifier");
 
+/// What our service limits by default, in its environment.
+const OURS_LIMITS: [&str; 3] =
+    ["NOTIFIER_MAX_SOCKETS_PER_USER", "NOTIFIER_MAX_SOCKETS_PER_ADDRESS", "NOTIFIER_MAX_NEW_SOCKETS_PER_ADDRESS"];
+
 /// The folder of the peers' programs.
 fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers")
@@ -173,6 +177,10 @@ impl Running {
             ("NODE_ENV", "production".to_owned()),
             ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
         ];
+        // The whole crowd comes from one address.
+        for limit in OURS_LIMITS {
+            variables.push((limit, "100000".to_owned()));
+        }
         if contender.is_django() {
             let port = free_port();
             let words = format!("redis-server --bind 127.0.0.1 --appendonly no --port {port} --save");

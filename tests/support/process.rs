@@ -57,12 +57,16 @@ impl Process {
     }
 }
 
-/// The binary, without what this process has in its environment.
+/// The binary, without what this process has in its environment. All clients of a test come from one address, and often as one user:
+/// a test of limits sets them by flags, which go before the environment.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parkmate-notifier"));
     command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["DATABASE_URL", "LISTEN", "AUTH", "LOG"] {
         command.env_remove(format!("NOTIFIER_{name}"));
+    }
+    for name in ["SOCKETS_PER_USER", "SOCKETS_PER_ADDRESS", "NEW_SOCKETS_PER_ADDRESS"] {
+        command.env(format!("NOTIFIER_MAX_{name}"), "100000");
     }
     command
 }

@@ -42,6 +42,10 @@ impl Service {
         let database = DatabaseConfig { database_url: url.parse().unwrap() };
         let mut config = ServeConfig::new(database, address, AuthMode::None).unwrap();
         config.pool_size = 4;
+        // All clients of a test come from one address, and often as one user.
+        config.limits.max_sockets_per_user = 100_000;
+        config.limits.max_sockets_per_address = 100_000;
+        config.limits.max_new_sockets_per_address = 100_000;
         set(&mut config);
         let stop = CancellationToken::new();
         let running = tokio::spawn(server::run(config, listener, None, stop.clone()));

@@ -1,0 +1,189 @@
+//! TLS at the socket, with certificates made here.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStderr};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::frames::closes_with;
+use super::{answer, ask, connect, ended};
+use crate::support::process::{binary, serve, signal};
+use crate::support::{Database, LIMIT, eventually};
+
+/// An authority, and a folder with what it signed last.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { issuer, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Signs a new certificate, and leaves it where the service finds it.
+    fn sign(&self) -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(self.certificate(), certificate.pem()).unwrap();
+        std::fs::write(self.key(), key.serialize_pem()).unwrap();
+        certificate.der().clone()
+    }
+
+    fn certificate(&self) -> std::path::PathBuf {
+        self.folder.path().join("cert.pem")
+    }
+
+    fn key(&self) -> std::path::PathBuf {
+        self.folder.path().join("key.pem")
+    }
+
+    /// A connection that trusts this authority alone, and what the service showed.
+    async fn connect(
+        &self,
+        to: SocketAddr,
+        protocols: &[&str],
+    ) -> std::io::Result<(TlsStream<TcpStream>, CertificateDer<'static>)> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let tcp = TcpStream::connect(to).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+        Ok((stream, shown))
+    }
+
+    /// The service with what was signed last.
+    async fn serve(&self, database: &Database) -> (Child, SocketAddr, Lines<BufReader<ChildStderr>>) {
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let mut command = binary();
+        command.args(["serve", "--auth", "none", "--database-url", &database.url(), "--listen", "127.0.0.1:0"]).args([
+            "--tls-cert",
+            &path(&self.certificate()),
+            "--tls-key",
+            &path(&self.key()),
+            "--handshake-time",
+            "2s",
+        ]);
+        serve(command).await
+    }
+
+    /// Asks over TLS.
+    async fn get(&self, to: SocketAddr, path: &str) -> String {
+        let (mut stream, _) = self.connect(to, &["http/1.1"]).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        String::from_utf8(ended(&mut stream).await).unwrap()
+    }
+}
+
+/// Reads frames until a text has come.
+async fn told(stream: &mut TlsStream<TcpStream>, read: &mut Vec<u8>, text: &str) {
+    let reading = async {
+        while !read.windows(text.len()).any(|part| part == text.as_bytes()) {
+            assert!(stream.read_buf(read).await.unwrap() > 0, "it ended before {text:?}");
+        }
+    };
+    timeout(LIMIT, reading).await.unwrap_or_else(|_| panic!("never told {text:?}"));
+}
+
+async fn says(log: &mut Lines<BufReader<ChildStderr>>, text: &str) -> String {
+    let reading = async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("it ended");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    };
+    timeout(LIMIT, reading).await.unwrap_or_else(|_| panic!("never said {text:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_over_tls_outlives_the_certificate_it_began_with() {
+    let database = Database::new().await;
+    let authority = Authority::new();
+    let first = authority.sign();
+    let (child, to, mut log) = authority.serve(&database).await;
+    eventually("the service listens", || async { authority.get(to, "/readyz").await.starts_with("HTTP/1.1 200") })
+        .await;
+    let (mut socket, shown) = authority.connect(to, &["h2", "http/1.1"]).await.unwrap();
+    assert_eq!((shown, socket.get_ref().1.alpn_protocol()), (first.clone(), Some(&b"http/1.1"[..])));
+    let opened = ask(&mut socket, "8", "").await.unwrap();
+    assert_eq!(opened.status, 101);
+    assert!(opened.header("set-cookie").unwrap().ends_with("; Secure"), "{opened:?}");
+    let mut read = opened.rest;
+    told(&mut socket, &mut read, "\"connected\":true").await;
+    database.write("update payment set status = 'verified' where id = 204").await;
+    told(&mut socket, &mut read, "payment.verified").await;
+
+    // Another one, from now on.
+    let second = authority.sign();
+    assert_ne!(first, second);
+    signal(&child, "-HUP");
+    let line = says(&mut log, "TLS certificate read").await;
+    assert!(line.contains("not_after=4096-01-01T00:00:00Z"), "{line}");
+    eventually("the new one is shown", || async { authority.connect(to, &[]).await.unwrap().1 == second }).await;
+    database.run("select notifier.send('8', 'info', 'after the new certificate')").await;
+    told(&mut socket, &mut read, "after the new certificate").await;
+
+    // One that is no good is said, and not used.
+    std::fs::write(authority.certificate(), "half a certif").unwrap();
+    signal(&child, "-HUP");
+    let line = says(&mut log, "the old one stays").await;
+    assert!(line.contains("no certificate in it"), "{line}");
+    assert_eq!(authority.connect(to, &[]).await.unwrap().1, second);
+    // It closes as one without TLS does.
+    signal(&child, "-TERM");
+    let rest = ended(&mut socket).await;
+    read.extend(rest);
+    assert!(closes_with(&read, 1012), "{read:x?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_tls_gets_nothing() {
+    let database = Database::new().await;
+    let authority = Authority::new();
+    authority.sign();
+    let (_child, to, _log) = authority.serve(&database).await;
+    let garbage: Vec<u8> = (0..2_000_u32).map(|n| (n * 7) as u8).collect();
+    for bytes in [&b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"[..], &garbage, &[0x16, 3, 1, 2], b""] {
+        let mut stream = connect([127, 0, 11, 1], to).await;
+        stream.write_all(bytes).await.unwrap();
+        assert!(!ended(&mut stream).await.starts_with(b"HTTP"), "{bytes:?}");
+    }
+    assert!(authority.connect(to, &["h2"]).await.is_err(), "a client that speaks HTTP/2 only");
+    assert!(Authority::new().connect(to, &[]).await.is_err(), "a client that trusts somebody else");
+    let refused = || async {
+        let metrics = authority.get(to, "/metrics").await;
+        metrics.lines().any(|line| line == "notifier_refused_total{reason=\"tls\"} 6")
+    };
+    eventually("they are counted", refused).await;
+    // Who is slow is closed, and nobody waits for it.
+    let mut silent = connect([127, 0, 11, 1], to).await;
+    let mut stream = authority.connect(to, &[]).await.unwrap().0;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert_eq!(answer(&mut stream).await.unwrap().status, 200);
+    ended(&mut silent).await;
+}
