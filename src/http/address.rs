@@ -397,6 +397,21 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_was_not_named_is_noticed_and_said_once() {
+        let mut headers = HeaderMap::new();
+        let missing = |proxies: &Proxies, address: &str, headers: &HeaderMap| {
+            proxies.may_be_missing(address.parse().unwrap(), headers)
+        };
+        let none = Proxies::new(ClientAddress::Peer, &[]);
+        assert!(!missing(&none, PROXY, &headers));
+        headers.append(X_FORWARDED_FOR, HeaderValue::from_static("198.51.100.7"));
+        assert!(!missing(&none, "198.51.100.9", &headers), "anybody can send it");
+        assert!(!missing(&proxies(ClientAddress::Forwarded), PROXY, &headers));
+        assert!(missing(&none, PROXY, &headers));
+        assert!(!missing(&none, PROXY, &headers), "again");
+    }
+
+    #[test]
     fn networks_are_said_by_operators() {
         let trusted = |text: &str| text.parse::<TrustedProxy>().is_ok();
         assert!(trusted("10.0.0.0/8") && trusted("::1") && trusted(" 2001:db8::/32 ") && trusted("10.1.2.3/8"));
