@@ -2,7 +2,7 @@
 //!
 //! One structure, bounded whoever comes. An IPv6 address counts by its /64, which is what one customer is given, so that nobody has
 //! more addresses than we can count. Counts are of what is open, so there are never more of them than connections. What is remembered
-//! beyond that is how quickly an address opened sockets, for two seconds, of [`MAX_REMEMBERED`] addresses: of more all are forgotten
+//! beyond that is how quickly an address opened sockets, for two seconds, of 65,536 addresses: of more all are forgotten
 //! that have not had their two seconds, and may open sockets a little quicker than they should. Nobody is refused for it.
 
 use std::collections::HashMap;
