@@ -1,6 +1,7 @@
 //! Credential -> user: who a socket or a request belongs to, and until when.
 
 mod credential;
+pub mod jwt;
 mod sql;
 mod tickets;
 mod together;

@@ -20,6 +20,7 @@ mod harmless;
 mod hostile;
 mod http;
 mod inbox;
+mod jwt;
 mod least_privilege;
 mod looking_after;
 mod metrics;
