@@ -1,7 +1,7 @@
 # What a person can do here; `make help` lists it.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-rust test-postgres-18 test-conformance test-browser torture bench bench-own bench-cost bench-peers lint schema screenshot prerequisites
+.PHONY: help run test test-rust test-postgres-18 test-conformance test-browser fuzz audit torture bench bench-own bench-cost bench-peers lint schema screenshot prerequisites
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -39,6 +39,9 @@ test-conformance: ## the Autobahn cases of RFC 6455 against the code of every so
 test-browser: ## the demo page in a headless Chromium
 	cargo build --locked
 	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund && npm test
+
+fuzz: ## random input to everything that reads what strangers send, a minute for each reader
+	FUZZ_SECONDS=60 cargo test --locked --test it fuzz:: -- --test-threads=4 --nocapture
 
 torture: ## every fault for longer and with more of everything; ends with the table of what was lost (nothing)
 	@scripts/prerequisites postgres

@@ -36,6 +36,7 @@ mod strikes;
 mod wire;
 
 pub use door::first_message;
+pub use inbound::{Inbound, Incoming};
 use intake::{Intake, Outgoing, Question};
 pub use pace::Pace;
 use receipts::{MAX_UNCONFIRMED, Receipts, SETTLE, What};

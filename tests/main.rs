@@ -15,6 +15,7 @@ mod epochs;
 mod events;
 mod failover;
 mod faults;
+mod fuzz;
 mod handbook;
 mod harmless;
 mod hostile;
