@@ -10,7 +10,7 @@ run: ## the demo: a throw-away Postgres, the parking application, and a page to 
 	@scripts/prerequisites postgres
 	cargo run --locked -- demo
 
-test: prerequisites lint test-rust test-postgres-18 test-conformance test-browser ## everything, on a clean machine too
+test: prerequisites lint test-rust test-postgres-18 test-conformance test-browser fuzz audit ## everything, on a clean machine too
 
 prerequisites: ## install what the tests need, where apt and root allow it
 	@scripts/prerequisites postgres node npm python3
@@ -42,6 +42,10 @@ test-browser: ## the demo page in a headless Chromium
 
 fuzz: ## random input to everything that reads what strangers send, a minute for each reader
 	FUZZ_SECONDS=60 cargo test --locked --test it fuzz:: -- --test-threads=4 --nocapture
+
+audit: ## licenses, sources, yanked versions and known vulnerabilities of all crates
+	@scripts/prerequisites python3
+	@scripts/audit
 
 torture: ## every fault for longer and with more of everything; ends with the table of what was lost (nothing)
 	@scripts/prerequisites postgres
