@@ -17,12 +17,14 @@ use tracing::{info, warn};
 use warp::http::{HeaderMap, Method, StatusCode};
 
 use crate::config::AuthConfig;
-pub use crate::protocol::Token;
+use crate::metrics::Reason;
 use crate::protocol::{CloseCode, UserId};
 use crate::registry::Registry;
 use crate::store::Store;
 
+pub use crate::protocol::Token;
 pub use credential::{Carriers, Origin, Presented, Query, subprotocols};
+use jwt::Jwt;
 use sql::SqlTokens;
 use tickets::Tickets;
 
@@ -63,6 +65,8 @@ pub enum Invalid {
 /// How credentials are checked. There is no default: an operator says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum AuthMode {
+    /// They are JSON Web Tokens, signed with a key that --jwt-secret-file, --jwt-public-key-file or --jwks knows.
+    Jwt,
     /// They are tokens that a function of the database knows, which --auth-function names.
     Sql,
     /// Not at all, for development: the path, or a token that is the user's id, is taken at its word.
@@ -76,22 +80,24 @@ pub struct Refusal {
     pub status: StatusCode,
     /// What to do about it.
     pub detail: Cow<'static, str>,
+    /// What it is counted as.
+    pub reason: Reason,
 }
 
 impl Refusal {
     pub(crate) fn unauthorized(detail: &'static str) -> Self {
-        Self { status: StatusCode::UNAUTHORIZED, detail: detail.into() }
+        Self { status: StatusCode::UNAUTHORIZED, detail: detail.into(), reason: Reason::Unauthorized }
     }
 
     fn foreign_origin() -> Self {
         let detail =
             "a cookie counts only from pages of the origins that --allowed-origin names, and this is none of them";
-        Self { status: StatusCode::FORBIDDEN, detail: detail.into() }
+        Self { status: StatusCode::FORBIDDEN, detail: detail.into(), reason: Reason::Origin }
     }
 
     fn somebody_else() -> Self {
         let detail = "the credential is another user's than the one the path names";
-        Self { status: StatusCode::FORBIDDEN, detail: detail.into() }
+        Self { status: StatusCode::FORBIDDEN, detail: detail.into(), reason: Reason::Forbidden }
     }
 
     fn revoked() -> Self {
@@ -115,6 +121,7 @@ impl From<Invalid> for Refusal {
             Invalid::Unknown => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 detail: "whoever knows this credential does not answer, try again".into(),
+                reason: Reason::Unknown,
             },
         }
     }
@@ -166,6 +173,7 @@ pub struct Auth {
 }
 
 enum Scheme {
+    Jwt(Box<Jwt>),
     Sql(Box<SqlTokens>),
     None,
 }
@@ -177,6 +185,7 @@ impl Auth {
     /// A file that cannot be used, or settings that do not go together.
     pub async fn new(config: &AuthConfig, store: Store, registry: Arc<Registry>) -> Result<Self> {
         let scheme = match config.auth {
+            AuthMode::Jwt => Scheme::Jwt(Box::new(Jwt::load(&config.jwt).await?)),
             AuthMode::Sql => {
                 let function = config.auth_function.clone().context("--auth sql needs --auth-function")?;
                 Scheme::Sql(Box::new(SqlTokens::new(store.clone(), function, config.auth_cache)))
@@ -199,6 +208,13 @@ impl Auth {
             tokens.prepare().await.context("--auth-function")?;
         }
         Ok(())
+    }
+
+    /// Keeps the keys of others as they are there. Returns when there is nothing to keep, or never. Cancel safe.
+    pub async fn keep_fresh(&self) {
+        if let Scheme::Jwt(jwt) = &self.scheme {
+            jwt.keep_fresh().await;
+        }
     }
 
     /// Whether the path is taken at its word.
@@ -279,7 +295,7 @@ impl Auth {
                 "this needs a credential; with --auth none that is `Authorization: Bearer <user id>` (a socket may name the user in \
                  its path instead)"
             }
-            Scheme::Sql(_) => {
+            Scheme::Jwt(_) | Scheme::Sql(_) => {
                 "this needs a credential: `Authorization: Bearer`, the subprotocol `notifier.bearer.<base64url>`, or a ticket of \
                  POST /api/ws-ticket"
             }
@@ -320,6 +336,7 @@ impl Auth {
     /// What a token is worth, and what of it has to be looked at again.
     async fn verify(&self, token: &Token) -> Result<(Grant, Option<Token>), Invalid> {
         match &self.scheme {
+            Scheme::Jwt(jwt) => Ok((jwt.verify(token).await?, None)),
             Scheme::Sql(tokens) => Ok((tokens.verify(token, &self.registry).await?, Some(token.clone()))),
             Scheme::None => match token.as_str().parse() {
                 Ok(user) => Ok((named_grant(user), None)),
@@ -335,7 +352,7 @@ impl Auth {
     pub async fn verify_again(&self, token: &Token) -> Result<Grant, Invalid> {
         match &self.scheme {
             Scheme::Sql(tokens) => tokens.verify_again(token).await,
-            Scheme::None => self.verify(token).await.map(|(grant, _)| grant),
+            Scheme::Jwt(_) | Scheme::None => self.verify(token).await.map(|(grant, _)| grant),
         }
     }
 

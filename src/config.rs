@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
+use crate::auth::jwt::JwtConfig;
 use crate::auth::{AuthMode, Carriers, Origin};
 use crate::http::address::{ClientAddress, TrustedProxy};
 use crate::store::DatabaseUrl;
@@ -60,9 +61,6 @@ pub struct ServeConfig {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub auth: AuthConfig,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub socket: SocketLimits,
     /// How far back an opening socket is told what it missed.
     #[arg(long, env = "NOTIFIER_REPLAY_WINDOW", default_value = "24h", value_parser = humantime::parse_duration)]
     pub replay_window: Duration,
@@ -110,6 +108,22 @@ pub struct Limits {
     /// How long a handshake may take: of TLS, and then of the WebSocket.
     #[arg(long, env = "NOTIFIER_HANDSHAKE_TIME", value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub handshake_time: Duration,
+    /// How many messages a socket may send in a second, ...
+    #[arg(long, env = "NOTIFIER_MAX_MESSAGES_PER_SECOND", value_name = "NUMBER", default_value_t = 10, value_parser = at_least_one())]
+    pub max_messages_per_second: u32,
+    /// ... and how many at once after a silence.
+    #[arg(long, env = "NOTIFIER_MESSAGE_BURST", value_name = "NUMBER", default_value_t = 20, value_parser = at_least_one())]
+    pub message_burst: u32,
+    /// How large a message of a client may be, in bytes: 512 to 65536.
+    #[arg(long, env = "NOTIFIER_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(512..=65_536))]
+    pub max_message_bytes: u32,
+    /// How many notifications may wait for a socket. What does not fit is read from the table when there is room: nothing is lost.
+    #[arg(long, env = "NOTIFIER_MAX_QUEUED_FRAMES", value_name = "NUMBER", default_value_t = 512, value_parser = at_least_one())]
+    pub max_queued_frames: u32,
+    /// How large they may be together, in bytes. What is on its way to a socket that reads nothing, another 128 KiB at most, is beside
+    /// that.
+    #[arg(long, env = "NOTIFIER_MAX_QUEUED_BYTES", value_name = "BYTES", default_value_t = 131_072, value_parser = at_least_one())]
+    pub max_queued_bytes: u32,
 }
 
 /// What stands between clients and the service: proxies, or TLS of its own.
@@ -137,6 +151,9 @@ pub struct AuthConfig {
     /// How credentials are checked. Has no default; `none` is for development.
     #[arg(long, env = "NOTIFIER_AUTH", value_enum)]
     pub auth: AuthMode,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub jwt: JwtConfig,
     /// With --auth sql: the function that says whose a token is, as in app.authenticate. It takes a text and returns the columns
     /// user_id and expires_at (timestamptz, null for never), or no row.
     #[arg(long, env = "NOTIFIER_AUTH_FUNCTION", value_name = "FUNCTION")]
@@ -180,25 +197,15 @@ impl AuthConfig {
             "--auth-function is for --auth sql, and this is another one"
         );
         ensure!(
+            self.auth == AuthMode::Jwt || !self.jwt.has_key(),
+            "--jwt-secret-file, --jwt-public-key-file and --jwks are for --auth jwt, and this is another one"
+        );
+        ensure!(
             self.auth_cookie.is_none() || !self.allowed_origin.is_empty(),
             "--auth-cookie needs --allowed-origin: browsers send a cookie whatever page opens the socket"
         );
         Ok(())
     }
-}
-
-/// What one socket may say, and how much may wait for it.
-#[derive(Args, Clone, Debug)]
-pub struct SocketLimits {
-    /// How many messages a socket may send in a second, ...
-    #[arg(long, env = "NOTIFIER_MAX_MESSAGES_PER_SECOND", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_messages_per_second: u32,
-    /// ... and how many at once after a silence.
-    #[arg(long, env = "NOTIFIER_MESSAGE_BURST", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    pub message_burst: u32,
-    /// How large a message of a client may be, in bytes.
-    #[arg(long, env = "NOTIFIER_MAX_MESSAGE_BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(512..=65_536))]
-    pub max_message_bytes: u32,
 }
 
 /// How to show the demo.

@@ -93,7 +93,8 @@ fn problem(status: StatusCode, detail: &str) -> Response {
 }
 
 /// Why somebody may not connect, as an answer.
-fn refused(refusal: &Refusal) -> Response {
+fn refused(context: &Context, refusal: &Refusal) -> Response {
+    context.session.metrics.refused(refusal.reason);
     problem(refusal.status, &refusal.detail)
 }
 

@@ -59,6 +59,14 @@ pub enum Reason {
     Proxy,
     /// TLS did not begin.
     Tls,
+    /// It brought no credential, or one that is worth nothing.
+    Unauthorized,
+    /// Its credential is another user's.
+    Forbidden,
+    /// A page that may not use it sent a cookie.
+    Origin,
+    /// Nobody could say what its credential is worth.
+    Unknown,
 }
 
 impl Reason {
@@ -71,6 +79,10 @@ impl Reason {
             Self::Connections => "connections",
             Self::Proxy => "proxy",
             Self::Tls => "tls",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Origin => "origin",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -22,12 +22,18 @@ use crate::metrics::Frames;
 use crate::protocol::{Cursor, Epoch, Notification, Position, Revocation, Stretch, UserId, notification_frame};
 use revocations::Revocations;
 
-/// A mailbox holds at most so many frames, and at most [`MAX_MAILBOX_BYTES`] unless one frame alone is larger. What does not
-/// fit is dropped, and the session reads it from the table when it has sent the rest.
-pub const MAX_MAILBOX_FRAMES: usize = 512;
-/// Counted as if no other socket had a share in what waits. With what the session has taken and not written, and what it knows of
-/// frames that are not confirmed, a socket that reads nothing costs 256 KiB at most.
-pub const MAX_MAILBOX_BYTES: usize = 128 * 1024;
+/// How much may wait in a mailbox: so many frames, and so many bytes unless one frame alone is larger. What does not fit is dropped,
+/// and the session reads it from the table when it has sent the rest. Bytes are counted as if no other socket had a share in what
+/// waits. With what the session has taken and not written, and what it knows of frames that are not confirmed (128 KiB together), a
+/// socket that reads nothing costs no more.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Frames.
+    pub frames: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
 /// Of what is published and not noted as durable so many ids are kept.
 const MAX_UNNOTED: usize = 100_000;
 /// So many epochs are remembered.
@@ -79,6 +85,7 @@ pub struct Registry {
     inner: Mutex<Inner>,
     begun: watch::Sender<bool>,
     frames: Frames,
+    room: Room,
     stopping: AtomicBool,
 }
 
@@ -133,7 +140,7 @@ pub enum Taken {
 
 impl Registry {
     /// Has read nothing yet, in no epoch. What subscribes now catches up when one has begun. `frames` counts what is written.
-    pub fn new(frames: Frames) -> Self {
+    pub fn new(frames: Frames, room: Room) -> Self {
         let nothing = Position::nothing();
         let inner = Inner {
             users: HashMap::new(),
@@ -145,7 +152,13 @@ impl Registry {
             durable: nothing,
             published: HashMap::new(),
         };
-        Self { inner: Mutex::new(inner), begun: watch::Sender::new(false), frames, stopping: AtomicBool::new(false) }
+        Self {
+            inner: Mutex::new(inner),
+            begun: watch::Sender::new(false),
+            frames,
+            room,
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// Waits until an epoch has begun. What is read from the table before may be older than what the stream begins with.
@@ -184,7 +197,7 @@ impl Registry {
         if let Some(mailboxes) = inner.users.get(&notification.user_id) {
             let mail = Arc::new(Mail::new(notification, false, &self.frames));
             for mailbox in mailboxes {
-                mailbox.push(&mail, &inner.position);
+                mailbox.push(&mail, &inner.position, self.room);
             }
         }
         true
@@ -347,13 +360,13 @@ impl Inner {
 }
 
 impl Mailbox {
-    fn push(&self, mail: &Arc<Mail>, position: &Arc<Cursor>) {
+    fn push(&self, mail: &Arc<Mail>, position: &Arc<Cursor>, room: Room) {
         let queue = &mut *self.lock();
         if queue.lag.is_some() {
             return;
         }
-        let full = queue.frames.len() >= MAX_MAILBOX_FRAMES
-            || (!queue.frames.is_empty() && queue.bytes + mail.size() > MAX_MAILBOX_BYTES);
+        let full =
+            queue.frames.len() >= room.frames || (!queue.frames.is_empty() && queue.bytes + mail.size() > room.bytes);
         if full {
             queue.lag = Some(position.clone());
             return;
@@ -533,6 +546,8 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
+    const ROOM: Room = Room { frames: 512, bytes: 128 * 1024 };
+
     fn notification(id: i64, xid: u64, user: &str) -> Notification {
         let text = format!(
             r#"{{"id":"{id}","slot":0,"xid":"{xid}","user_id":"{user}","event":"e","level":"info","message":"m","data":{{}},"created_at":"2026-11-23T01:02:03.000000Z"}}"#
@@ -545,7 +560,7 @@ mod tests {
     }
 
     fn registry(text: &str) -> Arc<Registry> {
-        let registry = Registry::new(Metrics::new().frames);
+        let registry = Registry::new(Metrics::new().frames, ROOM);
         registry.begin("00000000000000ff".parse().unwrap(), at(text));
         Arc::new(registry)
     }
@@ -647,7 +662,7 @@ mod tests {
         let registry = registry("5:5:");
         let socket = registry.subscribe("1".parse().unwrap(), None);
         let size = Mail::new(&notification(1_000, 6, "1"), false, &registry.frames).size();
-        let fit = MAX_MAILBOX_FRAMES.min(MAX_MAILBOX_BYTES / size);
+        let fit = ROOM.frames.min(ROOM.bytes / size);
         for id in 1_000..1_000 + fit as i64 + 10 {
             registry.publish(&notification(id, 6, "1"));
         }

@@ -21,7 +21,7 @@ use crate::http::limits::{Admission, allow_many_files};
 use crate::http::tls::Tls;
 use crate::listener::{Listener, Readiness};
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Registry, Room};
 use crate::relay::Relay;
 use crate::scheduler::{self, Alarm};
 use crate::store::{NoPrimary, Store};
@@ -62,7 +62,9 @@ pub async fn run(
     let sizes = [("parts", PARTS_POOL), ("catch_up", config.pool_size), ("inbox", INBOX_POOL), ("auth", AUTH_POOL)];
     let [store, catch_up_store, inbox, auth_store] = Store::several(&config.database.database_url, sizes)?;
     let metrics = Arc::new(Metrics::new());
-    let registry = Arc::new(Registry::new(metrics.frames.clone()));
+    let limits = config.limits;
+    let room = Room { frames: limits.max_queued_frames as usize, bytes: limits.max_queued_bytes as usize };
+    let registry = Arc::new(Registry::new(metrics.frames.clone(), room));
     let auth = Arc::new(Auth::new(&config.auth, auth_store, registry.clone()).await?);
     let sought = tokio::select! {
         sought = store.seek() => sought,
@@ -106,10 +108,11 @@ pub async fn run(
     );
     parts.spawn(scheduler::run(store.clone(), config.retention, alarm, stop_parts.clone()));
     parts.spawn(catch_up.clone().run(catch_up_store, config.pool_size, stop_parts.clone()));
+    let keys = auth.clone();
+    parts.spawn(stop_parts.clone().run_until_cancelled_owned(async move { keys.keep_fresh().await }));
     parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));
 
     let connections = PARTS_POOL + config.pool_size + INBOX_POOL + AUTH_POOL + OWN_CONNECTIONS;
-    let limits = config.limits;
     let address = listener.local_addr().context("the address of the listener")?;
     let context = Arc::new(http::Context {
         session: Arc::new(session::Context {
@@ -119,12 +122,12 @@ pub async fn run(
             inbox: inbox.clone(),
             strikes: Strikes::default(),
             auth: auth.clone(),
-            pace: Pace::new(config.socket.max_messages_per_second, config.socket.message_burst),
+            pace: Pace::new(limits.max_messages_per_second, limits.message_burst),
             metrics,
         }),
         inbox,
         auth,
-        max_message_bytes: config.socket.max_message_bytes as usize,
+        max_message_bytes: limits.max_message_bytes as usize,
         head_time: limits.head_time,
         max_head_bytes: limits.max_head_bytes,
         handshake_time: limits.handshake_time,

@@ -3,9 +3,11 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use parkmate_notifier::auth::AuthMode;
 use parkmate_notifier::config::ServeConfig;
 use serde_json::{Value, json};
@@ -606,4 +608,139 @@ async fn a_credential_is_never_written_down() {
         let found = written.lines().find(|line| line.contains("canary") || line.contains(&encoded[..6]));
         assert_eq!(found, None);
     }
+}
+
+const SECRET: &[u8] = b"a-secret-of-a-test-and-of-nothing-else-0123456789";
+
+async fn service_by_jwt(database: &Database, secret: &tempfile::NamedTempFile) -> Service {
+    let service = Service::start_with(&database.url(), |config| {
+        config.auth.auth = AuthMode::Jwt;
+        config.auth.jwt.jwt_secret_file = Some(secret.path().to_owned());
+        config.auth.jwt.jwt_staff_claim = Some("listen_as".to_owned());
+    })
+    .await;
+    eventually("the service listens", || service.is_ready()).await;
+    service
+}
+
+/// A token of somebody, issued and ending so many seconds from now.
+fn jwt(claims: Value, issued: i64, ends: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    let mut all = json!({"iat": now + issued, "exp": now + ends});
+    all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+    encode(&Header::new(Algorithm::HS256), &all, &EncodingKey::from_secret(SECRET)).unwrap()
+}
+
+#[tokio::test]
+async fn a_jwt_opens_sockets_and_the_inbox_until_it_ends() {
+    let database = Database::new().await;
+    let secret = crate::jwt::file(SECRET);
+    let service = service_by_jwt(&database, &secret).await;
+    let address = service.address;
+    let mut ending = open_v1(address, "7", &jwt(json!({"user_id": 7}), 0, 3)).await;
+    let mut renewed = open_v1(address, "me", &jwt(json!({"sub": "7"}), 0, 3)).await;
+    say(&mut renewed, json!({"op": "auth", "token": jwt(json!({"sub": "7"}), 0, 3600)})).await;
+    let left = until_op(&mut renewed, "auth").await["expires_in"].as_f64().unwrap();
+    assert!((3500.0..3600.5).contains(&left), "{left}");
+    let mut other = open_v1(address, "7", &jwt(json!({"sub": "7"}), 0, 60)).await;
+    say(&mut other, json!({"op": "auth", "token": jwt(json!({"sub": "8"}), 0, 60)})).await;
+    assert_eq!(other.ending().await, Ending::Closed(4403));
+    let good = bearer(&jwt(json!({"sub": "7"}), 0, 60)).1;
+    assert_eq!(request(&service, "GET", "/api/notifications", &[("authorization", &good)]).await.0, 200);
+    for (claims, issued, ends) in [
+        (json!({"sub": "8"}), 0, 60),
+        (json!({"sub": "7"}), -60, -30),
+        (json!({"sub": "7", "nbf": 9_000_000_000_u64}), 0, 60),
+        (json!({"sub": ""}), 0, 60),
+        (json!({}), 0, 60),
+    ] {
+        let (name, value) = bearer(&jwt(claims.clone(), issued, ends));
+        let status = Socket::try_connect(address, "7", "", &[(name, &value)]).await.err();
+        assert_eq!(status, Some(if claims["sub"] == "8" { 403 } else { 401 }), "{claims}");
+    }
+    assert_eq!(ending.ending().await, Ending::Closed(4401));
+    renewed.nothing_but_a_marker_to(&database, "7").await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_jwt_of_before_a_revocation_is_worth_nothing_for_good() {
+    let database = Database::new().await;
+    let secret = crate::jwt::file(SECRET);
+    let service = service_by_jwt(&database, &secret).await;
+    let (old, without) = (jwt(json!({"sub": "7"}), -5, 3600), jwt(json!({"sub": "7", "iat": null}), 0, 3600));
+    let mut sockets = [open(service.address, "7", &old).await, open(service.address, "7", &without).await];
+    database.run("select notifier.revoke_user('7')").await;
+    for socket in &mut sockets {
+        assert_eq!(socket.ending().await, Ending::Closed(4401));
+    }
+    // The second after: a JWT says only in which second it was issued.
+    eventually("another second has begun", || async {
+        let sql = "select floor(extract(epoch from clock_timestamp())) > max(extract(epoch from revoked_at)) from notifier.revocation";
+        database.one(sql).await
+    })
+    .await;
+    let new = jwt(json!({"sub": "7"}), 0, 3600);
+    // One that has just started has heard of nothing: it reads it.
+    let started = service_by_jwt(&database, &secret).await;
+    for service in [&service, &started] {
+        for token in [&old, &without] {
+            let (name, value) = bearer(token);
+            let listing = request(service, "GET", "/api/notifications", &[(name, &value)]).await;
+            assert_eq!(listing.0, 401, "{}", listing.1);
+            assert_eq!(Socket::try_connect(service.address, "7", "", &[(name, &value)]).await.err(), Some(401));
+        }
+        let (name, value) = bearer(&new);
+        assert_eq!(request(service, "GET", "/api/notifications", &[(name, &value)]).await.0, 200);
+    }
+    open(service.address, "7", &new).await.nothing_but_a_marker(&database).await;
+    // Nor does it open a socket where nobody asked before.
+    let third = service_by_jwt(&database, &secret).await;
+    let (name, value) = bearer(&old);
+    if let Ok(mut socket) = Socket::try_connect(third.address, "7", "", &[(name, &value)]).await {
+        assert_eq!(socket.next().await, Err(Ending::Closed(4401)), "before it was told anything");
+    }
+    for service in [service, started, third] {
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn staff_look_on_and_leave_no_trace() {
+    let database = Database::new().await;
+    let secret = crate::jwt::file(SECRET);
+    let service = service_by_jwt(&database, &secret).await;
+    let address = service.address;
+    let anybody = jwt(json!({"sub": "boss", "listen_as": true}), 0, 3600);
+    let some = jwt(json!({"sub": "clerk", "listen_as": ["7", 9]}), 0, 3600);
+    for (token, user, allowed) in [(&some, "8", false), (&some, "9", true), (&anybody, "8", true)] {
+        let (name, value) = bearer(token);
+        let status = Socket::try_connect(address, user, "", &[(name, &value)]).await.err();
+        assert_eq!(status, (!allowed).then_some(403), "{user}");
+    }
+    let mut plain = open(address, "7", &some).await;
+    let mut keeping = open_v1(address, "7", &anybody).await;
+    database.run("select notifier.send('7', 'info', 'for seven')").await;
+    assert_eq!(plain.frame().await["message"], "for seven");
+    let frame = keeping.frame().await;
+    say(&mut keeping, json!({"op": "ack", "cursor": frame["cursor"]})).await;
+    say(&mut keeping, json!({"op": "read", "ids": [frame["id"]]})).await;
+    assert_eq!(until_op(&mut keeping, "error").await["code"], "forbidden");
+    // Past the two seconds after which a user's own socket would have confirmed.
+    until_op(&mut keeping, "beat").await;
+    let mut own = open(address, "7", &jwt(json!({"sub": "7"}), 0, 3600)).await;
+    let told = own.frame().await;
+    assert_eq!((&told["message"], &told["replayed"]), (&json!("for seven"), &json!(true)));
+    assert!(database.one::<bool>("select read_at is null from notifier.notification").await);
+
+    // A user's credential does not take over what staff opened, nor the other way round.
+    say(&mut keeping, json!({"op": "auth", "token": jwt(json!({"sub": "7"}), 0, 3600)})).await;
+    assert_eq!(keeping.ending().await, Ending::Closed(4403));
+    // They go with their own credential.
+    let boss = jwt(json!({"sub": "boss", "listen_as": true}), -5, 3600);
+    let mut staff = open(address, "7", &boss).await;
+    database.run("select notifier.revoke_user('boss')").await;
+    assert_eq!(staff.ending().await, Ending::Closed(4401));
+    own.nothing_but_a_marker(&database).await;
+    service.stop().await;
 }

@@ -69,7 +69,7 @@ async fn what_one_socket_marks_the_others_learn_on_every_instance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_wish_to_mark_is_answered_in_words() {
     let database = Database::new().await;
-    let service = Service::start_with(&database.url(), |config| config.socket.message_burst = 1_000).await;
+    let service = Service::start_with(&database.url(), |config| config.limits.message_burst = 1_000).await;
     eventually("the service listens", || service.is_ready()).await;
     let mut socket = Socket::open_at(service.address, "8", None).await;
     for wrong in

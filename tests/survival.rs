@@ -306,7 +306,7 @@ async fn a_client_that_asks_and_reads_nothing_is_closed() {
     let database = Database::new().await;
     // However much it may ask.
     let service = Service::start_with(&database.url(), |config| {
-        (config.socket.max_messages_per_second, config.socket.message_burst) = (u32::MAX, u32::MAX);
+        (config.limits.max_messages_per_second, config.limits.message_burst) = (u32::MAX, u32::MAX);
     })
     .await;
     eventually("the service listens", || service.is_ready()).await;

@@ -122,7 +122,10 @@ async fn operate(
     body: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Answer {
     let identity = async {
-        let refused = |Refusal { status, detail }| Problem { status, detail };
+        let refused = |Refusal { status, detail, reason }| {
+            context.session.metrics.refused(reason);
+            Problem { status, detail }
+        };
         context.auth.identify_request(method, headers, &Credentials::of_request(query)).await.map_err(refused)
     };
     match operation {

@@ -97,10 +97,13 @@ async fn answer(
             Err(full) => return limits::answer(full),
         },
         Ok(None) if keeps_cursors && !context.auth.trusts_the_path() => Ok(None),
-        Ok(None) => return refused(&context.auth.nobody()),
+        Ok(None) => return refused(context, &context.auth.nobody()),
         Err(refusal) => match refusal.close_code() {
-            Some(code) if keeps_cursors => Err(code),
-            _ => return refused(&refusal),
+            Some(code) if keeps_cursors => {
+                context.session.metrics.refused(refusal.reason);
+                Err(code)
+            }
+            _ => return refused(context, &refusal),
         },
     };
 
@@ -114,7 +117,7 @@ async fn answer(
             Err(code) => Entry::Refused(code),
         }
     } else {
-        let Ok(Some(identity)) = identity else { return refused(&context.auth.nobody()) };
+        let Ok(Some(identity)) = identity else { return refused(context, &context.auth.nobody()) };
         // A client that offers nothing else wants its token back, by the same rule.
         let bearer = subprotocols(headers).find(|offer| offer.starts_with(BEARER_SUBPROTOCOL));
         let bearer = bearer.and_then(|offer| HeaderValue::from_str(offer).ok());
@@ -209,7 +212,10 @@ async fn introduce<S: AsyncRead + AsyncWrite + Unpin>(
         () = context.stop.cancelled() => return Err(Some(CloseCode::Restarting)),
     };
     let identity = timeout(context.handshake_time, context.auth.introduce(&token, named.as_ref())).await;
-    let refused = |refusal: Refusal| Some(refusal.close_code().unwrap_or(CloseCode::Internal));
+    let refused = |refusal: Refusal| {
+        context.session.metrics.refused(refusal.reason);
+        Some(refusal.close_code().unwrap_or(CloseCode::Internal))
+    };
     let identity = identity.map_err(|_| Some(CloseCode::Internal))?.map_err(refused)?;
     claim(context, seat, &identity).map_err(|_| Some(CloseCode::TooMany))?;
     Ok(identity)
