@@ -18,7 +18,7 @@ use warp::http::{HeaderMap, Method, StatusCode};
 
 use crate::config::AuthConfig;
 use crate::metrics::Reason;
-use crate::protocol::{CloseCode, UserId};
+use crate::protocol::{CloseCode, Revocation, UserId};
 use crate::registry::Registry;
 use crate::store::Store;
 
@@ -153,13 +153,8 @@ pub struct Standing {
 impl Standing {
     /// Whether a revocation of its user, in seconds since 1970, ends it.
     pub fn is_ended_by(&self, revoked: f64) -> bool {
-        is_ended_by(self.issued, revoked)
+        Revocation::ends(revoked, self.issued)
     }
-}
-
-/// What is issued in the second of a revocation was there before: JWTs count in seconds.
-pub(crate) fn is_ended_by(issued: Option<f64>, revoked: f64) -> bool {
-    issued.is_none_or(|issued| issued < revoked)
 }
 
 /// Who checks credentials.

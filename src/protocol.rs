@@ -170,6 +170,14 @@ pub struct Revocation {
     pub at: f64,
 }
 
+impl Revocation {
+    /// Whether a revocation, in seconds since 1970, ends what was issued then; `None`: nobody knows when. What is issued in the second
+    /// of the revocation was there before: JWTs count in seconds.
+    pub fn ends(revoked: f64, issued: Option<f64>) -> bool {
+        issued.is_none_or(|issued| issued < revoked)
+    }
+}
+
 /// A stretch of the stream: what is visible in `position` and not in `since`. Whoever has read up to `since` or further and hears that
 /// a stretch was told has heard all up to `position`.
 #[derive(Clone, PartialEq, Eq, Debug)]

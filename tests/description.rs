@@ -254,3 +254,28 @@ fn what_the_schema_of_a_body_refuses_is_refused() {
         assert_eq!(body.to_string().parse::<Read>().is_ok(), right, "the parser: {body}");
     }
 }
+
+/// What docs/security.md names as shown is a test that is there.
+#[test]
+fn every_defence_names_a_test_that_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let named = text.split('`').filter(|word| word.contains("::") && !word.starts_with(':') && !word.contains([' ', '*', '.']));
+    let mut count = 0;
+    for name in named {
+        let (module, function) = name.rsplit_once("::").unwrap();
+        let (room, path) = match module.strip_suffix("::tests") {
+            Some(module) => ("src", module),
+            None => ("tests", module),
+        };
+        let path = path.replace("::", "/");
+        let sources = [format!("{room}/{path}.rs"), format!("{room}/{path}/tests.rs")];
+        let found = sources.iter().any(|source| {
+            let source = std::fs::read_to_string(root.join(source)).unwrap_or_default();
+            source.contains(&format!("fn {function}("))
+        });
+        assert!(found, "{name} is in none of {sources:?}");
+        count += 1;
+    }
+    assert!(count > 50, "{count}");
+}

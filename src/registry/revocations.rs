@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::auth::is_ended_by;
-use crate::protocol::{Position, UserId};
+use crate::protocol::{Position, Revocation, UserId};
 
 /// So many users are remembered. Of more all are forgotten: refusing them costs a question again.
 const MAX_USERS: usize = 50_000;
@@ -38,6 +37,6 @@ impl Revocations {
 
     /// Whether what was issued then has been revoked since.
     pub fn end(&self, user: &UserId, issued: Option<f64>) -> bool {
-        self.users.get(user).is_some_and(|revoked| is_ended_by(issued, *revoked))
+        self.users.get(user).is_some_and(|revoked| Revocation::ends(*revoked, issued))
     }
 }
