@@ -20,6 +20,7 @@ use crate::config::AuthConfig;
 use crate::metrics::Reason;
 use crate::protocol::{CloseCode, Revocation, UserId};
 use crate::registry::Registry;
+use crate::seldom::Seldom;
 use crate::store::Store;
 
 pub use crate::protocol::Token;
@@ -165,6 +166,7 @@ pub struct Auth {
     registry: Arc<Registry>,
     store: Store,
     recheck: Duration,
+    failures: Seldom,
 }
 
 enum Scheme {
@@ -191,7 +193,15 @@ impl Auth {
             }
         };
         let tickets = Tickets::new(store.clone());
-        Ok(Self { scheme, carriers: config.carriers(), tickets, registry, store, recheck: config.auth_recheck })
+        Ok(Self {
+            scheme,
+            carriers: config.carriers(),
+            tickets,
+            registry,
+            store,
+            recheck: config.auth_recheck,
+            failures: Seldom::default(),
+        })
     }
 
     /// Makes sure that what the database is to say about credentials it can say. To be asked once it answers.
@@ -277,7 +287,9 @@ impl Auth {
             }
             Ok(_) => Ok(identity),
             Err(error) => {
-                warn!(error = format!("{error:#}"), "whether a user was revoked is unknown");
+                if let Some(times) = self.failures.again() {
+                    warn!(error = format!("{error:#}"), times, "whether a user was revoked is unknown");
+                }
                 Err(Invalid::Unknown.into())
             }
         }

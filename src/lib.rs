@@ -25,6 +25,7 @@ pub mod protocol;
 pub mod registry;
 pub mod relay;
 pub mod scheduler;
+pub mod seldom;
 pub mod server;
 pub mod session;
 pub mod store;

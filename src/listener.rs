@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::protocol::{Cursor, Epoch, Payload, Relayed};
 use crate::registry::Registry;
 use crate::scheduler::Alarm;
+use crate::seldom::Seldom;
 use crate::store::{Head, Link, OtherEpoch, Store, seconds};
 
 /// The safety read: whatever is wrong with NOTIFY, a row is published within two of these.
@@ -139,6 +140,7 @@ impl Listener {
         let mut silent = false;
         let mut wanted = false;
         let mut garbled = Garbled::No;
+        let malformed = Seldom::default();
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -173,7 +175,9 @@ impl Listener {
                     Ok(Payload::Revoked(revocation)) => self.registry.revoke(&revocation.user_id, revocation.at),
                     Err(error) => {
                         // Its text may be anybody's, and the error quotes it. If it was one of ours, the read finds the row.
-                        warn!(kind = ?error.classify(), column = error.column(), "malformed payload on the channel, ignored");
+                        if let Some(times) = malformed.again() {
+                            warn!(kind = ?error.classify(), column = error.column(), times, "malformed payloads on the channel, ignored");
+                        }
                         self.metrics.malformed_payloads.inc();
                         (wanted, garbled) = (true, Garbled::Yes);
                     }

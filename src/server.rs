@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::registry::{Registry, Room};
 use crate::relay::Relay;
 use crate::scheduler::{self, Alarm};
+use crate::seldom::Seldom;
 use crate::store::{NoPrimary, Store};
 use crate::{http, session};
 use session::{Pace, Strikes};
@@ -124,6 +125,7 @@ pub async fn run(
             auth: auth.clone(),
             pace: Pace::new(limits.max_messages_per_second, limits.message_burst),
             metrics,
+            failures: Seldom::default(),
         }),
         inbox,
         auth,

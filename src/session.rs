@@ -22,6 +22,7 @@ use crate::confirmations::Confirmations;
 use crate::metrics::Metrics;
 use crate::protocol::{self, Asked, CloseCode, Cursor, Read, Resume, Resumed, Told};
 use crate::registry::Registry;
+use crate::seldom::Seldom;
 use crate::store::{Delivered, Marked, Opened, Opening, Page, Store};
 
 mod door;
@@ -76,6 +77,8 @@ pub struct Context {
     pub pace: Pace,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Requests to the inbox, from sockets and over HTTP, that the database did not answer.
+    pub failures: Seldom,
 }
 
 /// Who a socket is for, and how it speaks.

@@ -260,7 +260,8 @@ fn what_the_schema_of_a_body_refuses_is_refused() {
 fn every_defence_names_a_test_that_is_there() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
-    let named = text.split('`').filter(|word| word.contains("::") && !word.starts_with(':') && !word.contains([' ', '*', '.']));
+    let named =
+        text.split('`').filter(|word| word.contains("::") && !word.starts_with(':') && !word.contains([' ', '*', '.']));
     let mut count = 0;
     for name in named {
         let (module, function) = name.rsplit_once("::").unwrap();

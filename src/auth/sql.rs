@@ -13,6 +13,7 @@ use tracing::warn;
 use super::together::Together;
 use super::{Grant, Invalid, ListensAs, Token, ends_in};
 use crate::registry::Registry;
+use crate::seldom::Seldom;
 use crate::store::{Authenticated, Store};
 
 /// How many questions are under way at once.
@@ -36,6 +37,7 @@ pub struct SqlTokens {
     first: Together<Token, Answer>,
     /// Of those who are in: nobody waits for these.
     again: Together<Token, Answer>,
+    failures: Seldom,
 }
 
 /// An answer and when it was given.
@@ -55,7 +57,16 @@ impl SqlTokens {
     /// Answers are kept for so long.
     pub fn new(store: Store, function: String, keep: Duration) -> Self {
         let (first, again) = (Together::new(TURNS, Duration::ZERO), Together::new(1, GATHER));
-        Self { store, function, name: OnceCell::new(), keep, kept: Mutex::default(), first, again }
+        Self {
+            store,
+            function,
+            name: OnceCell::new(),
+            keep,
+            kept: Mutex::default(),
+            first,
+            again,
+            failures: Seldom::default(),
+        }
     }
 
     /// Makes sure that the function is one.
@@ -137,9 +148,11 @@ impl SqlTokens {
     }
 
     fn failed(&self, error: &anyhow::Error, token: &str) -> Failed {
-        // The function's own words may hold the token.
-        let error = format!("{error:#}").replace(token, "(the token)");
-        warn!(error, function = self.function, "a token could not be checked");
+        if let Some(times) = self.failures.again() {
+            // The function's own words may hold the token.
+            let error = format!("{error:#}").replace(token, "(the token)");
+            warn!(error, function = self.function, times, "tokens could not be checked");
+        }
         Failed
     }
 

@@ -17,6 +17,7 @@ use tracing::warn;
 use super::together::Together;
 use super::{Grant, Invalid, ListensAs, Standing, Token, ends_in};
 use crate::protocol::UserId;
+use crate::seldom::Seldom;
 use crate::store::{Store, Ticket};
 
 /// How many questions are under way at once.
@@ -26,6 +27,7 @@ const TURNS: usize = 2;
 pub struct Tickets {
     store: Store,
     together: Together<[u8; 32], Result<Option<Ticket>, Failed>>,
+    failures: Seldom,
 }
 
 /// The database did not answer.
@@ -35,7 +37,7 @@ struct Failed;
 impl Tickets {
     /// Kept in this database.
     pub fn new(store: Store) -> Self {
-        Self { store, together: Together::new(TURNS, Duration::ZERO) }
+        Self { store, together: Together::new(TURNS, Duration::ZERO), failures: Seldom::default() }
     }
 
     /// A ticket for whoever holds a credential, and for how many seconds it is good.
@@ -76,7 +78,9 @@ impl Tickets {
         match self.store.redeem_tickets(&hashes).await {
             Ok(tickets) => tickets.into_iter().map(Ok).collect(),
             Err(error) => {
-                warn!(error = format!("{error:#}"), tickets = hashes.len(), "tickets could not be redeemed");
+                if let Some(times) = self.failures.again() {
+                    warn!(error = format!("{error:#}"), times, "tickets could not be redeemed");
+                }
                 vec![Err(Failed); hashes.len()]
             }
         }

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
@@ -25,12 +25,11 @@ use super::address::{
 use super::limits::Visit;
 use super::{Context, demo, routes};
 use crate::metrics::Reason;
+use crate::seldom::Seldom;
 
 /// How long a client may acknowledge nothing of what it is sent, or keep its window closed, before the kernel ends the
 /// connection: an answer that nobody reads holds nothing for longer. A socket's session is stricter.
 const UNREAD_LIMIT: Duration = Duration::from_secs(20);
-/// That accepting fails is said so often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Accepts connections until the context's stop comes.
 pub async fn serve(listener: TcpListener, context: Arc<Context>, demo: Option<Arc<demo::Demo>>) {
@@ -40,7 +39,7 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, demo: Option<Ar
         warn!(%error, "the system has no TCP_USER_TIMEOUT: answers that nobody reads are held until the client is gone");
     }
     let mut hangups = context.tls.is_some().then(|| signal(SignalKind::hangup())).and_then(Result::ok);
-    let mut complaints = Complaints::default();
+    let failures = Seldom::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -69,7 +68,9 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, demo: Option<Ar
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             // Out of file descriptors, most likely: those that end give some back.
             Err(error) => {
-                complaints.failed(&error);
+                if let Some(times) = failures.again() {
+                    warn!(%error, times, "accepting a connection failed");
+                }
                 sleep(Duration::from_millis(100)).await;
             }
         }
@@ -83,23 +84,6 @@ async fn hangup(signals: &mut Option<Signal>) {
             signals.recv().await;
         }
         None => pending().await,
-    }
-}
-
-/// What goes wrong many times a second is said once in [`COMPLAIN_EVERY`].
-#[derive(Default)]
-struct Complaints {
-    said: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Complaints {
-    fn failed(&mut self, error: &io::Error) {
-        self.unsaid += 1;
-        if self.said.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-            warn!(%error, times = self.unsaid, "accepting a connection failed");
-            (self.said, self.unsaid) = (Some(Instant::now()), 0);
-        }
     }
 }
 

@@ -154,14 +154,14 @@ async fn list(context: &Context, user: &UserId, query: &[(String, String)]) -> A
     }
     let Query { before, limit, unread } =
         Query::parse(query).map_err(|detail| Problem { status: StatusCode::BAD_REQUEST, detail: detail.into() })?;
-    let InboxPage { entries, next } = ask(context.inbox.inbox(user, before, limit, unread)).await?;
+    let InboxPage { entries, next } = ask(context, context.inbox.inbox(user, before, limit, unread)).await?;
     let listing =
         Listing { notifications: entries.iter().map(Item::new).collect(), next: next.map(|id| id.to_string()) };
     Ok(warp::reply::json(&listing).into_response())
 }
 
 async fn count_unread(context: &Context, user: &UserId) -> Answer {
-    let counts = ask(context.inbox.unread(std::slice::from_ref(user))).await?;
+    let counts = ask(context, context.inbox.unread(std::slice::from_ref(user))).await?;
     Ok(unread(counts.first().copied().unwrap_or(0)))
 }
 
@@ -175,7 +175,7 @@ async fn mark_read(
     let read: Read = body
         .parse()
         .map_err(|wrong| Problem { status: StatusCode::BAD_REQUEST, detail: format!("the body: {wrong}").into() })?;
-    let marked = ask(context.inbox.mark_read(user, &read, None)).await?;
+    let marked = ask(context, context.inbox.mark_read(user, &read, None)).await?;
     if marked.held.is_empty() {
         Ok(unread(marked.unread))
     } else {
@@ -192,7 +192,7 @@ async fn ticket(context: &Context, identity: &Identity) -> Answer {
         ticket: String,
         expires_in: f64,
     }
-    let (ticket, expires_in) = ask(context.auth.issue_ticket(identity)).await?;
+    let (ticket, expires_in) = ask(context, context.auth.issue_ticket(identity)).await?;
     Ok(warp::reply::json(&Ticket { ticket, expires_in }).into_response())
 }
 
@@ -205,13 +205,15 @@ fn unread(unread: i32) -> Response {
 }
 
 /// What the database answers, or 503.
-async fn ask<T>(question: impl Future<Output = anyhow::Result<T>>) -> Result<T, Problem> {
+async fn ask<T>(context: &Context, question: impl Future<Output = anyhow::Result<T>>) -> Result<T, Problem> {
     let error = match timeout(ANSWER_LIMIT, question).await {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => "timed out".to_owned(),
     };
-    warn!(error, "a request was not answered");
+    if let Some(times) = context.session.failures.again() {
+        warn!(error, times, "requests to the inbox were not answered");
+    }
     Err(Problem { status: StatusCode::SERVICE_UNAVAILABLE, detail: "the database does not answer, try again".into() })
 }
 

@@ -83,7 +83,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.tell(&Told::Error { code: "unavailable", message: "some are locked in the database: try again" })
             }
             Err(error) => {
-                warn!(error = format!("{error:#}"), "not marked as read");
+                if let Some(times) = self.context.failures.again() {
+                    warn!(error = format!("{error:#}"), times, "requests to the inbox were not answered");
+                }
                 self.tell(&Told::Error { code: "unavailable", message: "the database does not answer: try again" });
             }
         }
