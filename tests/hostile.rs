@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::support::LIMIT;
 
 mod crowds;
+mod deserters;
 mod frames;
 mod proxies;
 mod tls;

@@ -40,8 +40,13 @@ pub(super) fn route(context: Arc<Context>) -> impl Filter<Extract = (Response,),
         .and(warp::ext::optional::<OnUpgrade>())
         .then(move |path: String, query: Query, headers: HeaderMap, visitor, upgrade| {
             let context = context.clone();
-            // In a box: it waits for credentials, and the connection's task need not be as large as that.
-            Box::pin(async move { answer(&context, &path, query, &headers, visitor, upgrade).await })
+            // In a task of its own: credentials are looked at together, and a client that goes away while it waits must take nobody
+            // else's question with it. A ticket would be used up, and nobody in.
+            let tasks = context.tasks.clone();
+            let answered = tasks.spawn(async move { answer(&context, &path, query, &headers, visitor, upgrade).await });
+            answered.map(|answered| {
+                answered.unwrap_or_else(|_| problem(StatusCode::INTERNAL_SERVER_ERROR, "something here does not work"))
+            })
         })
 }
 
