@@ -223,7 +223,40 @@ async fn a_first_message_may_be_the_credential() {
     // Who says nothing is told nothing, and has five seconds.
     let mut silent = Socket::connect_with(service.address, "7", "", &[V1]).await;
     database.run("select notifier.send('7', 'info', 'not for strangers')").await;
+    // Nor may it keep the service busy meanwhile.
+    let mut pinging = Socket::connect_with(service.address, "7", "", &[V1]).await;
+    for _ in 0..25 {
+        let _ = futures_util::SinkExt::send(&mut pinging.stream, Message::Ping("x".into())).await;
+    }
+    assert_eq!(pinging.ending().await, Ending::Closed(4429));
     assert_eq!(silent.next().await, Err(Ending::Closed(4401)));
+    for (reason, times) in [("forbidden", 1), ("unauthorized", 4)] {
+        let counted = service.metric(&format!("notifier_refused_total{{reason=\"{reason}\"}}")).await;
+        assert_eq!(counted, times, "{reason}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_with_as_many_sockets_as_one_may_have_is_told_so_in_each_form() {
+    let database = application().await;
+    let service = service_with(&database, |config| config.limits.max_sockets_per_user = 2).await;
+    let address = service.address;
+    let mut open = vec![open(address, "7", "seven").await, open_v1(address, "7", "again").await];
+    let credential: (&'static str, &str) = ("authorization", "Bearer seven");
+    assert_eq!(Socket::try_connect(address, "me", "", &[credential]).await.err(), Some(429));
+    let mut keeping = Socket::connect_with(address, "7", "", &[V1, credential]).await;
+    assert_eq!(keeping.ending().await, Ending::Closed(4429));
+    let mut late = Socket::connect_with(address, "7", "", &[V1]).await;
+    say(&mut late, json!({"op": "auth", "token": "seven"})).await;
+    assert_eq!(late.ending().await, Ending::Closed(4429));
+    assert_eq!(service.metric("notifier_refused_total{reason=\"user\"}").await, 3);
+    open[0].nothing_but_a_marker(&database).await;
+    // Another user has room, and so has this one when a socket closes.
+    Socket::open_with(address, "8", "", &[("authorization", "Bearer eight")]).await;
+    open.pop();
+    eventually("there is room again", || async { Socket::try_connect(address, "7", "", &[credential]).await.is_ok() })
+        .await;
     service.stop().await;
 }
 

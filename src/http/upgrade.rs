@@ -21,8 +21,8 @@ use warp::{Filter, Rejection, Reply};
 use super::address::Visitor;
 use super::limits::{self, Full, Seat};
 use super::{Context, problem, refused};
-use crate::auth::{Identity, Query, Refusal, subprotocols};
-use crate::metrics::Code;
+use crate::auth::{Identity, Invalid, Query, subprotocols};
+use crate::metrics::{Code, Reason};
 use crate::protocol::{BEARER_SUBPROTOCOL, CloseCode, Cursor, SUBPROTOCOL, UserId};
 use crate::session::{self, After, Client, Dialect, Wire};
 
@@ -212,16 +212,21 @@ async fn introduce<S: AsyncRead + AsyncWrite + Unpin>(
     seat: &mut Seat,
     named: Option<UserId>,
 ) -> Result<Identity, Option<CloseCode>> {
-    let token = tokio::select! {
-        token = session::first_message(wire) => token?,
+    let metrics = &context.session.metrics;
+    let said = tokio::select! {
+        said = session::first_message(wire, context.session.pace) => said,
         () = context.stop.cancelled() => return Err(Some(CloseCode::Restarting)),
     };
+    let token = said.inspect_err(|code| {
+        if *code == Some(CloseCode::Unauthorized) {
+            metrics.refused(Reason::Unauthorized);
+        }
+    })?;
     let identity = timeout(context.handshake_time, context.auth.introduce(&token, named.as_ref())).await;
-    let refused = |refusal: Refusal| {
-        context.session.metrics.refused(refusal.reason);
+    let identity = identity.unwrap_or_else(|_| Err(Invalid::Unknown.into())).map_err(|refusal| {
+        metrics.refused(refusal.reason);
         Some(refusal.close_code().unwrap_or(CloseCode::Internal))
-    };
-    let identity = identity.map_err(|_| Some(CloseCode::Internal))?.map_err(refused)?;
+    })?;
     claim(context, seat, &identity).map_err(|_| Some(CloseCode::TooMany))?;
     Ok(identity)
 }

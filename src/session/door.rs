@@ -5,17 +5,22 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
+use super::End;
+use super::pace::Pace;
 use super::wire::{Heard, Wire};
 use crate::protocol::{Asked, CloseCode, Token};
 
 /// How long it may take to send its credential.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The token of a client's first message, which is `{"op":"auth","token":".."}`.
+/// The token of a client's first message, which is `{"op":"auth","token":".."}`. It may say no more before than afterwards.
 ///
 /// # Errors
 /// What the socket is to be closed with; `None`: it is gone. It sent something else first, or nothing for five seconds.
-pub async fn first_message<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Result<Token, Option<CloseCode>> {
+pub async fn first_message<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    mut pace: Pace,
+) -> Result<Token, Option<CloseCode>> {
     let end = Instant::now() + PATIENCE;
     loop {
         match timeout_at(end, wire.step()).await {
@@ -30,7 +35,12 @@ pub async fn first_message<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>
             Ok(Heard::Binary(_)) => return Err(Some(CloseCode::BadFrame)),
             Ok(Heard::Gone) => return Err(None),
             Ok(Heard::Refused(code)) => return Err(Some(code)),
-            Ok(Heard::Flushed | Heard::Pong(_) | Heard::Nothing) => {}
+            Ok(Heard::Flushed) => {}
+            Ok(Heard::Pong(_) | Heard::Nothing) => {
+                if let Some(End::Close(code)) = pace.step(Instant::now()) {
+                    return Err(Some(code));
+                }
+            }
         }
     }
 }
