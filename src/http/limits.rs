@@ -161,16 +161,16 @@ impl Admission {
         Ok(Visit { shared: shared.clone(), network })
     }
 
-    /// A place for one more socket of a client's address, and of its user if that is known already. To be asked before anything
-    /// is looked at that costs more than this does: an attempt that comes to nothing counts for how quickly the address comes.
+    /// A place for one more socket of a client's address; its user claims it later. To be asked before anything is looked at that
+    /// costs more than this does: an attempt that comes to nothing counts for how quickly the address comes.
     ///
     /// # Errors
     /// The first limit that is reached.
-    pub fn seat(&self, address: IpAddr, user: Option<&UserId>) -> Result<Seat, Full> {
-        self.seat_at(address, user, Instant::now())
+    pub fn seat(&self, address: IpAddr) -> Result<Seat, Full> {
+        self.seat_at(address, Instant::now())
     }
 
-    fn seat_at(&self, address: IpAddr, user: Option<&UserId>, now: Instant) -> Result<Seat, Full> {
+    fn seat_at(&self, address: IpAddr, now: Instant) -> Result<Seat, Full> {
         let (shared, network) = (&self.0, Network::from(address));
         let limits = &shared.limits;
         let open = &mut *shared.lock();
@@ -181,12 +181,9 @@ impl Admission {
         if open.addresses.get(&network).is_some_and(|counts| counts.seats >= limits.max_sockets_per_address) {
             return Err(Full::Address);
         }
-        if let Some(user) = user {
-            open.seat_user(user, limits)?;
-        }
         open.seats += 1;
         open.addresses.entry(network).or_default().seats += 1;
-        Ok(Seat(Box::new(Seated { shared: shared.clone(), network, user: user.cloned() })))
+        Ok(Seat(Box::new(Seated { shared: shared.clone(), network, user: None })))
     }
 }
 
@@ -371,7 +368,10 @@ mod tests {
             limits.max_sockets_per_address = 3;
             limits.max_sockets_per_user = 2;
         });
-        let seat = |address: &str, name: &str| admission.seat(ip(address), Some(&user(name)));
+        let seat = |address: &str, name: &str| {
+            let mut seat = admission.seat(ip(address))?;
+            seat.claim_user(&user(name)).map(|()| seat)
+        };
         let mut seats = vec![seat("10.0.0.1", "7").unwrap(), seat("10.0.0.1", "7").unwrap()];
         assert_eq!(seat("10.0.0.2", "7").err(), Some(Full::User));
         seats.push(seat("10.0.0.1", "8").unwrap());
@@ -379,13 +379,13 @@ mod tests {
         seats.push(seat("10.0.0.2", "9").unwrap());
         assert_eq!(seat("10.0.0.3", "10").err(), Some(Full::Total));
         seats.remove(0);
-        let mut late = admission.seat(ip("10.0.0.1"), None).unwrap();
+        let mut late = admission.seat(ip("10.0.0.1")).unwrap();
         assert_eq!(late.claim_user(&user("7")), Ok(()));
         assert_eq!(late.claim_user(&user("7")), Ok(()), "it is its own already");
         assert_eq!(late.claim_user(&user("8")), Ok(()));
         assert_eq!(late.claim_user(&user("7")), Ok(()), "the seat it left is free");
         drop(seats.pop());
-        let mut other = admission.seat(ip("10.0.0.2"), None).unwrap();
+        let mut other = admission.seat(ip("10.0.0.2")).unwrap();
         assert_eq!(other.claim_user(&user("7")), Err(Full::User));
         drop((seats, late, other));
         let open = admission.0.lock();
@@ -397,9 +397,7 @@ mod tests {
         let admission = admission(|limits| limits.max_new_sockets_per_address = 20);
         let now = Instant::now();
         let open = |address: &str, at| {
-            (0..100)
-                .take_while(|_| admission.seat_at(ip(address), None, now + Duration::from_millis(at)).is_ok())
-                .count()
+            (0..100).take_while(|_| admission.seat_at(ip(address), now + Duration::from_millis(at)).is_ok()).count()
         };
         assert_eq!(open("10.0.0.1", 0), 40);
         assert_eq!(open("10.0.0.1", 49), 0);
@@ -411,11 +409,11 @@ mod tests {
     #[test]
     fn ipv6_counts_by_64_bits_and_a_mapped_address_is_the_ipv4_address() {
         let admission = admission(|limits| limits.max_sockets_per_address = 1);
-        let _first = admission.seat(ip("2001:db8:1:2::1"), None).unwrap();
-        assert_eq!(admission.seat(ip("2001:db8:1:2:ffff::9"), None).err(), Some(Full::Address));
-        let _other = admission.seat(ip("2001:db8:1:3::1"), None).unwrap();
-        let _mapped = admission.seat(ip("::ffff:10.0.0.1"), None).unwrap();
-        assert_eq!(admission.seat(ip("10.0.0.1"), None).err(), Some(Full::Address));
+        let _first = admission.seat(ip("2001:db8:1:2::1")).unwrap();
+        assert_eq!(admission.seat(ip("2001:db8:1:2:ffff::9")).err(), Some(Full::Address));
+        let _other = admission.seat(ip("2001:db8:1:3::1")).unwrap();
+        let _mapped = admission.seat(ip("::ffff:10.0.0.1")).unwrap();
+        assert_eq!(admission.seat(ip("10.0.0.1")).err(), Some(Full::Address));
     }
 
     /// Whoever has a /48 has 65,536 addresses that count by themselves, and may come from somewhere else as well.
@@ -425,7 +423,7 @@ mod tests {
         let now = Instant::now();
         for n in 0..200_000_u128 {
             let address = IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 | n << 64));
-            assert!(admission.seat_at(address, None, now).is_ok(), "nobody new is refused");
+            assert!(admission.seat_at(address, now).is_ok(), "nobody new is refused");
         }
         let open = admission.0.lock();
         assert!(open.rested.len() <= MAX_REMEMBERED && open.addresses.is_empty());

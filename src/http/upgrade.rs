@@ -80,15 +80,10 @@ async fn answer(
     let version = headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
     let key = headers.typed_get::<SecWebsocketKey>();
     let (Some(upgrade), Some(key), true, Some(b"13")) = (upgrade, key, wants, version) else {
-        let mut response =
-            problem(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket: connect with `new WebSocket(...)`, version 13");
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return response;
+        return upgrade_required();
     };
     // Before the credential is looked at, which costs more than to refuse.
-    let mut seat = match context.limits.seat(visitor.address, None) {
+    let mut seat = match context.limits.seat(visitor.address) {
         Ok(seat) => seat,
         Err(full) => return limits::refuse(context, visitor.address, headers, full),
     };
@@ -129,21 +124,27 @@ async fn answer(
         response.headers_mut().extend(bearer.map(|offer| (header::SEC_WEBSOCKET_PROTOCOL, offer)));
         let known = device(headers);
         let returning = known.is_some();
-        // Tells apart devices of one user and opens nothing, so it may be guessed. Without TLS it has to work as well.
+        // Tells apart devices of one user and opens nothing, so it may be guessed.
         let device = known.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)).into());
-        let secure = if visitor.secure { "; Secure" } else { "" };
-        let cookie = format!(
-            "{DEVICE_COOKIE}={device}; Path=/ws/notifications; Max-Age={DEVICE_COOKIE_AGE}; HttpOnly; SameSite=Lax{secure}"
-        );
-        if let Ok(cookie) = cookie.parse() {
-            response.headers_mut().insert(header::SET_COOKIE, cookie);
-        }
+        response
+            .headers_mut()
+            .extend(device_cookie(&device, visitor.secure).map(|cookie| (header::SET_COOKIE, cookie)));
         Entry::Client(Client { identity, dialect: Dialect::Plain { device, returning } })
     };
     context.tasks.spawn(start(context.clone(), upgrade, entry, seat));
     response.headers_mut().typed_insert(headers::Connection::upgrade());
     response.headers_mut().typed_insert(headers::Upgrade::websocket());
     response.headers_mut().typed_insert(SecWebsocketAccept::from(key));
+    response
+}
+
+/// What a request is told that asks for no WebSocket, or for one of another version.
+fn upgrade_required() -> Response {
+    let mut response =
+        problem(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket: connect with `new WebSocket(...)`, version 13");
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     response
 }
 
@@ -167,6 +168,15 @@ fn device(headers: &HeaderMap) -> Option<Arc<str>> {
     let device = cookies.get(DEVICE_COOKIE)?;
     let ours = device.len() == 32 && device.bytes().all(|byte| byte.is_ascii_hexdigit());
     ours.then(|| device.into())
+}
+
+/// What a browser keeps a device by. Without TLS it has to work as well.
+fn device_cookie(device: &str, secure: bool) -> Option<HeaderValue> {
+    let secure = if secure { "; Secure" } else { "" };
+    let cookie = format!(
+        "{DEVICE_COOKIE}={device}; Path=/ws/notifications; Max-Age={DEVICE_COOKIE_AGE}; HttpOnly; SameSite=Lax{secure}"
+    );
+    cookie.parse().ok()
 }
 
 /// Waits for the connection and starts its session, in a task of its own: this one's memory, the size of a handshake, goes.
