@@ -62,13 +62,13 @@ pub struct ServeConfig {
     #[allow(missing_docs)]
     pub auth: AuthConfig,
     /// How far back an opening socket is told what it missed.
-    #[arg(long, env = "NOTIFIER_REPLAY_WINDOW", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "NOTIFIER_REPLAY_WINDOW", value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
     pub replay_window: Duration,
     /// How many of those at most; the rest is told as a number.
     #[arg(long, env = "NOTIFIER_REPLAY_LIMIT", default_value_t = 20, value_parser = clap::value_parser!(i32).range(0..=200))]
     pub replay_limit: i32,
     /// How long a notification stays in the database, and up to a day more: 1h to 14d.
-    #[arg(long, env = "NOTIFIER_RETENTION", default_value = "7d", value_parser = parse_retention)]
+    #[arg(long, env = "NOTIFIER_RETENTION", value_name = "TIME", default_value = "7d", value_parser = parse_retention)]
     pub retention: Duration,
     /// How many connections catch-ups of sockets may take at most. Ten more are for LISTEN, leading, reading, timers
     /// and the REST inbox, and four for credentials.
@@ -99,7 +99,7 @@ pub struct Limits {
     /// How many sockets a client's address may open a second, twice as many at once.
     #[arg(long, env = "NOTIFIER_MAX_NEW_SOCKETS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 20, value_parser = at_least_one())]
     pub max_new_sockets_per_address: u32,
-    /// How large the head of a request may be, in bytes: 8192 or more.
+    /// How large the head of a request may be, in bytes: 8192 to 1048576.
     #[arg(long, env = "NOTIFIER_MAX_HEAD_BYTES", value_name = "BYTES", default_value = "16384", value_parser = parse_head_bytes)]
     pub max_head_bytes: usize,
     /// How long the head of a request may take, the pause before it included.
@@ -108,10 +108,10 @@ pub struct Limits {
     /// How long a handshake may take: of TLS, and then of the WebSocket.
     #[arg(long, env = "NOTIFIER_HANDSHAKE_TIME", value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub handshake_time: Duration,
-    /// How many messages a socket may send in a second, ...
+    /// How many messages a socket may send in a second. Pings are counted, what answers something of ours is not.
     #[arg(long, env = "NOTIFIER_MAX_MESSAGES_PER_SECOND", value_name = "NUMBER", default_value_t = 10, value_parser = at_least_one())]
     pub max_messages_per_second: u32,
-    /// ... and how many at once after a silence.
+    /// How many messages a socket may send at once after a silence.
     #[arg(long, env = "NOTIFIER_MESSAGE_BURST", value_name = "NUMBER", default_value_t = 20, value_parser = at_least_one())]
     pub message_burst: u32,
     /// How large a message of a client may be, in bytes: 512 to 65536.
@@ -158,11 +158,11 @@ pub struct AuthConfig {
     /// user_id and expires_at (timestamptz, null for never), or no row.
     #[arg(long, env = "NOTIFIER_AUTH_FUNCTION", value_name = "FUNCTION")]
     pub auth_function: Option<String>,
-    /// With --auth sql: how long its answers are used again for sockets that open.
-    #[arg(long, env = "NOTIFIER_AUTH_CACHE", default_value = "5s", value_parser = humantime::parse_duration)]
+    /// With --auth sql: how long its answers are used again for sockets that open, and for requests: 0s to 5m.
+    #[arg(long, env = "NOTIFIER_AUTH_CACHE", value_name = "TIME", default_value = "5s", value_parser = parse_cache)]
     pub auth_cache: Duration,
-    /// With --auth sql: how often the tokens of open sockets are looked at again.
-    #[arg(long, env = "NOTIFIER_AUTH_RECHECK", default_value = "1m", value_parser = parse_recheck)]
+    /// With --auth sql: how often the tokens of open sockets are looked at again: 1s to 1h.
+    #[arg(long, env = "NOTIFIER_AUTH_RECHECK", value_name = "TIME", default_value = "1m", value_parser = parse_recheck)]
     pub auth_recheck: Duration,
     /// A cookie that may hold the token, too. It counts only where the page's origin is one of --allowed-origin.
     #[arg(long, env = "NOTIFIER_AUTH_COOKIE", value_name = "NAME")]
@@ -309,6 +309,15 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(retention) if (HOUR..=14 * 24 * HOUR).contains(&retention) => Ok(retention),
         Ok(_) => Err("1h to 14d".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Without the database's word nobody knows of a token that was deleted.
+fn parse_cache(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(cache) if cache <= Duration::from_secs(300) => Ok(cache),
+        Ok(_) => Err("0s to 5m".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -73,6 +73,7 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
             2,
             "an address or a network",
         ),
+        ([serve(&migrated.url(), here, "none"), vec!["--auth-cache=6m".to_owned()]].concat(), 2, "0s to 5m"),
         (
             [serve(&migrated.url(), here, "none"), vec!["--tls-cert=cert.pem".to_owned()]].concat(),
             1,
