@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use parkmate_notifier::auth::AuthMode;
 use parkmate_notifier::protocol::Read;
-use reqwest::Response;
+use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Database, Inbox, Service, eventually};
+use crate::support::{Database, Inbox, Service, Socket, eventually};
 
 fn description() -> Value {
     serde_json::from_str(include_str!("../docs/openapi.json")).unwrap()
@@ -176,9 +176,7 @@ async fn every_documented_answer_is_given_and_every_given_answer_is_documented()
     ] {
         let mut request = anonymous("GET", &format!("/ws/notifications/{path}/"));
         if upgrade {
-            request = request.header("connection", "upgrade").header("upgrade", "websocket");
-            request =
-                request.header("sec-websocket-version", "13").header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
+            request = upgrading(request);
         }
         if let Some(bearer) = bearer {
             request = request.bearer_auth(bearer);
@@ -188,11 +186,15 @@ async fn every_documented_answer_is_given_and_every_given_answer_is_documented()
         witness.check("GET", SOCKET, response).await;
     }
 
+    let crowded = Service::start_with(&database.url(), |config| config.limits.max_sockets_per_user = 1).await;
+    let one = Socket::open(crowded.address, "7").await;
+    let socket = upgrading(reqwest::Client::new().get(format!("http://{}/ws/notifications/7/", crowded.address)));
+    witness.check("GET", SOCKET, socket.send().await.unwrap()).await;
+    drop(one);
+
     database.go_away().await;
     let socket = from_anywhere("GET", "/ws/notifications/me/").header("origin", "https://app.example");
-    let socket = socket.header("connection", "upgrade").header("upgrade", "websocket");
-    let socket = socket.header("sec-websocket-version", "13").header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
-    witness.check("GET", SOCKET, socket.send().await.unwrap()).await;
+    witness.check("GET", SOCKET, upgrading(socket).send().await.unwrap()).await;
     for (method, path) in operations {
         let request = inbox.request(method, path);
         let request = if path == READ { request.json(&json!({"before": "1"})) } else { request };
@@ -204,6 +206,11 @@ async fn every_documented_answer_is_given_and_every_given_answer_is_documented()
 
     let served: Value = service.get("/api/openapi.json").await.unwrap().json().await.unwrap();
     assert_eq!(served, description());
+}
+
+fn upgrading(request: RequestBuilder) -> RequestBuilder {
+    let request = request.header("connection", "upgrade").header("upgrade", "websocket");
+    request.header("sec-websocket-version", "13").header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==")
 }
 
 async fn witness_a_body_that_does_not_arrive(witness: &mut Witness, service: &Service, path: &str) {

@@ -246,7 +246,7 @@ pub enum CloseCode {
     BadFrame,
     /// 4401: no credential, or one that ended or was revoked; renew it once.
     Unauthorized,
-    /// 4403: the credential is another user's.
+    /// 4403: the credential is another user's, or a cookie that the page may not use.
     Forbidden,
     /// 4429: too many sockets, or too many messages.
     TooMany,
@@ -278,8 +278,8 @@ impl CloseCode {
             Self::Restarting => (1012, "restarting, connect again"),
             Self::BadFrame => (4400, "a frame is a JSON object"),
             Self::Unauthorized => (4401, "unauthorized, renew the credential"),
-            Self::Forbidden => (4403, "the credential is another user's"),
-            Self::TooMany => (4429, "too many"),
+            Self::Forbidden => (4403, "forbidden, the credential is not for this user or page"),
+            Self::TooMany => (4429, "too many sockets or messages"),
             Self::Internal => (4500, "unavailable, connect again"),
             Self::TooSlow => (4510, "too slow, connect again"),
             Self::NoPong => (4511, "no pong, connect again"),
