@@ -11,8 +11,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use parkmate_notifier::auth::AuthMode;
 use parkmate_notifier::config::ServeConfig;
 use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::jwt::{self, SECRET};
 use crate::support::process::{binary, serve, signal};
 use crate::support::socket::Ending;
 use crate::support::{Database, Service, Socket, eventually};
@@ -39,6 +42,11 @@ async fn application() -> Database {
 fn by_sql(config: &mut ServeConfig) {
     config.auth.auth = AuthMode::Sql;
     config.auth.auth_function = Some("app.authenticate".to_owned());
+}
+
+fn with_cookies(config: &mut ServeConfig) {
+    config.auth.auth_cookie = Some("session".to_owned());
+    config.auth.allowed_origin = vec![ORIGIN.parse().unwrap()];
 }
 
 async fn service(database: &Database) -> Service {
@@ -115,11 +123,7 @@ async fn ticket(service: &Service, token: &str) -> String {
 #[tokio::test]
 async fn a_token_may_come_in_every_form() {
     let database = application().await;
-    let service = service_with(&database, |config| {
-        config.auth.auth_cookie = Some("session".to_owned());
-        config.auth.allowed_origin = vec![ORIGIN.parse().unwrap()];
-    })
-    .await;
+    let service = service_with(&database, with_cookies).await;
     let address = service.address;
 
     let offer = format!("notifier.bearer.{}", URL_SAFE_NO_PAD.encode("seven"));
@@ -156,11 +160,7 @@ async fn a_token_may_come_in_every_form() {
 #[tokio::test]
 async fn without_a_good_credential_nobody_comes_in() {
     let database = application().await;
-    let service = service_with(&database, |config| {
-        config.auth.auth_cookie = Some("session".to_owned());
-        config.auth.allowed_origin = vec![ORIGIN.parse().unwrap()];
-    })
-    .await;
+    let service = service_with(&database, with_cookies).await;
     let address = service.address;
     let cookie = ("cookie", "session=seven");
     type Headers<'a> = &'a [(&'static str, &'a str)];
@@ -225,7 +225,7 @@ async fn a_first_message_may_be_the_credential() {
     database.run("select notifier.send('7', 'info', 'not for strangers')").await;
     // Nor may it keep the service busy meanwhile.
     let mut pinging = Socket::connect_with(service.address, "7", "", &[V1]).await;
-    for _ in 0..25 {
+    for _ in 0..60 {
         let _ = futures_util::SinkExt::send(&mut pinging.stream, Message::Ping("x".into())).await;
     }
     assert_eq!(pinging.ending().await, Ending::Closed(4429));
@@ -528,6 +528,40 @@ async fn a_socket_that_says_too_much_is_closed() {
 }
 
 #[tokio::test]
+async fn what_an_operator_sets_is_what_clients_may_take() {
+    let database = Database::new().await;
+    let service = Service::start_with(&database.url(), |config| {
+        config.limits.max_message_bytes = 512;
+        config.limits.max_messages_per_second = 1;
+        config.limits.message_burst = 3;
+        config.limits.max_queued_frames = 1;
+    })
+    .await;
+    eventually("the service listens", || service.is_ready()).await;
+    let text = |bytes: usize| Message::text(format!("{{\"op\":\"{}\"}}", "x".repeat(bytes - 9)));
+    for (bytes, times, code) in [(513, 1, 1009), (512, 20, 4429)] {
+        let mut socket = Socket::open(service.address, "7").await;
+        for _ in 0..times {
+            let _ = futures_util::SinkExt::send(&mut socket.stream, text(bytes)).await;
+        }
+        assert_eq!(socket.ending().await, Ending::Closed(code), "{times} of {bytes} bytes");
+    }
+    let mut socket = Socket::open(service.address, "7").await;
+    for _ in 0..3 {
+        socket.send(text(512)).await;
+    }
+    socket.nothing_but_a_marker(&database).await;
+    // What does not fit into the queue is read from the table.
+    database.run("select notifier.send('7', 'info', 'number ' || n) from generate_series(1, 50) n").await;
+    let mut told = HashSet::new();
+    while told.len() < 50 {
+        assert!(told.insert(socket.frame().await["message"].to_string()), "told twice");
+    }
+    assert!(service.metric("notifier_lags_total").await > 0);
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn forged_payloads_reach_nobody() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
@@ -549,6 +583,24 @@ async fn forged_payloads_reach_nobody() {
     socket.nothing_but_a_marker(&database).await;
     assert_eq!(service.metric("notifier_malformed_payloads_total").await, 0, "they were not even heard");
     service.stop().await;
+}
+
+/// The binary once it listens, its address, and all that it logs until it ends.
+async fn serve_and_log(command: Command) -> (Child, SocketAddr, JoinHandle<String>) {
+    let (child, address, mut lines) = serve(command).await;
+    let log = tokio::spawn(async move {
+        let mut log = String::new();
+        while let Ok(Some(line)) = lines.next_line().await {
+            log += &line;
+            log.push('\n');
+        }
+        log
+    });
+    eventually("the service listens", || async {
+        reqwest::get(format!("http://{address}/readyz")).await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    (child, address, log)
 }
 
 /// A credential as it may be presented, in whatever form, is in nothing that is written down.
@@ -577,19 +629,7 @@ async fn a_credential_is_never_written_down() {
         "--listen=127.0.0.1:0",
         &format!("--database-url={}", database.url()),
     ]);
-    let (child, address, mut lines) = serve(command).await;
-    let log = tokio::spawn(async move {
-        let mut log = String::new();
-        while let Ok(Some(line)) = lines.next_line().await {
-            log += &line;
-            log.push('\n');
-        }
-        log
-    });
-    eventually("the service listens", || async {
-        reqwest::get(format!("http://{address}/readyz")).await.is_ok_and(|answer| answer.status() == 200)
-    })
-    .await;
+    let (child, address, log) = serve_and_log(command).await;
     let mut answers = String::new();
     for token in ["canary-good", "canary-unknown", "canary-raise"] {
         let offer = format!("notifier.v1, notifier.bearer.{}", URL_SAFE_NO_PAD.encode(token));
@@ -620,6 +660,12 @@ async fn a_credential_is_never_written_down() {
             }
         }
     }
+    let url = format!("http://{address}/api/ws-ticket");
+    let ticket: Value =
+        reqwest::Client::new().post(url).bearer_auth("canary-good").send().await.unwrap().json().await.unwrap();
+    let ticket = ticket["ticket"].as_str().unwrap();
+    assert_eq!(Socket::open_with(address, "me", &format!("?ticket={ticket}"), &[]).await.hello["user"], "7");
+    assert_eq!(Socket::try_connect(address, "me", &format!("?ticket={ticket}"), &[]).await.err(), Some(401));
     // Past a look at the open sockets' tokens.
     let mut open = open(address, "7", "canary-good").await;
     database.run("delete from app.token where token = 'canary-good'").await;
@@ -636,14 +682,13 @@ async fn a_credential_is_never_written_down() {
     signal(&child, "-TERM");
     let log = log.await.unwrap();
     assert!(log.contains("tokens could not be checked"), "the fault itself is told: {log}");
+    assert!(!log.contains(ticket) && !answers.contains(&format!("={ticket}")), "a ticket is a credential as well");
     let encoded = URL_SAFE_NO_PAD.encode("canary");
     for written in [&answers, &log] {
         let found = written.lines().find(|line| line.contains("canary") || line.contains(&encoded[..6]));
         assert_eq!(found, None);
     }
 }
-
-const SECRET: &[u8] = b"a-secret-of-a-test-and-of-nothing-else-0123456789";
 
 async fn service_by_jwt(database: &Database, secret: &tempfile::NamedTempFile) -> Service {
     let service = Service::start_with(&database.url(), |config| {
@@ -657,7 +702,7 @@ async fn service_by_jwt(database: &Database, secret: &tempfile::NamedTempFile) -
 }
 
 /// A token of somebody, issued and ending so many seconds from now.
-fn jwt(claims: Value, issued: i64, ends: i64) -> String {
+fn issue(claims: Value, issued: i64, ends: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
     let mut all = json!({"iat": now + issued, "exp": now + ends});
     all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
@@ -667,18 +712,18 @@ fn jwt(claims: Value, issued: i64, ends: i64) -> String {
 #[tokio::test]
 async fn a_jwt_opens_sockets_and_the_inbox_until_it_ends() {
     let database = Database::new().await;
-    let secret = crate::jwt::file(SECRET);
+    let secret = jwt::file(SECRET);
     let service = service_by_jwt(&database, &secret).await;
     let address = service.address;
-    let mut ending = open_v1(address, "7", &jwt(json!({"user_id": 7}), 0, 3)).await;
-    let mut renewed = open_v1(address, "me", &jwt(json!({"sub": "7"}), 0, 3)).await;
-    say(&mut renewed, json!({"op": "auth", "token": jwt(json!({"sub": "7"}), 0, 3600)})).await;
+    let mut ending = open_v1(address, "7", &issue(json!({"user_id": 7}), 0, 3)).await;
+    let mut renewed = open_v1(address, "me", &issue(json!({"sub": "7"}), 0, 3)).await;
+    say(&mut renewed, json!({"op": "auth", "token": issue(json!({"sub": "7"}), 0, 3600)})).await;
     let left = until_op(&mut renewed, "auth").await["expires_in"].as_f64().unwrap();
     assert!((3500.0..3600.5).contains(&left), "{left}");
-    let mut other = open_v1(address, "7", &jwt(json!({"sub": "7"}), 0, 60)).await;
-    say(&mut other, json!({"op": "auth", "token": jwt(json!({"sub": "8"}), 0, 60)})).await;
+    let mut other = open_v1(address, "7", &issue(json!({"sub": "7"}), 0, 60)).await;
+    say(&mut other, json!({"op": "auth", "token": issue(json!({"sub": "8"}), 0, 60)})).await;
     assert_eq!(other.ending().await, Ending::Closed(4403));
-    let good = bearer(&jwt(json!({"sub": "7"}), 0, 60)).1;
+    let good = bearer(&issue(json!({"sub": "7"}), 0, 60)).1;
     assert_eq!(request(&service, "GET", "/api/notifications", &[("authorization", &good)]).await.0, 200);
     for (claims, issued, ends) in [
         (json!({"sub": "8"}), 0, 60),
@@ -687,7 +732,7 @@ async fn a_jwt_opens_sockets_and_the_inbox_until_it_ends() {
         (json!({"sub": ""}), 0, 60),
         (json!({}), 0, 60),
     ] {
-        let (name, value) = bearer(&jwt(claims.clone(), issued, ends));
+        let (name, value) = bearer(&issue(claims.clone(), issued, ends));
         let status = Socket::try_connect(address, "7", "", &[(name, &value)]).await.err();
         assert_eq!(status, Some(if claims["sub"] == "8" { 403 } else { 401 }), "{claims}");
     }
@@ -699,9 +744,9 @@ async fn a_jwt_opens_sockets_and_the_inbox_until_it_ends() {
 #[tokio::test]
 async fn a_jwt_of_before_a_revocation_is_worth_nothing_for_good() {
     let database = Database::new().await;
-    let secret = crate::jwt::file(SECRET);
+    let secret = jwt::file(SECRET);
     let service = service_by_jwt(&database, &secret).await;
-    let (old, without) = (jwt(json!({"sub": "7"}), -5, 3600), jwt(json!({"sub": "7", "iat": null}), 0, 3600));
+    let (old, without) = (issue(json!({"sub": "7"}), -5, 3600), issue(json!({"sub": "7", "iat": null}), 0, 3600));
     let mut sockets = [open(service.address, "7", &old).await, open(service.address, "7", &without).await];
     database.run("select notifier.revoke_user('7')").await;
     for socket in &mut sockets {
@@ -713,7 +758,7 @@ async fn a_jwt_of_before_a_revocation_is_worth_nothing_for_good() {
         database.one(sql).await
     })
     .await;
-    let new = jwt(json!({"sub": "7"}), 0, 3600);
+    let new = issue(json!({"sub": "7"}), 0, 3600);
     // One that has just started has heard of nothing: it reads it.
     let started = service_by_jwt(&database, &secret).await;
     for service in [&service, &started] {
@@ -738,14 +783,42 @@ async fn a_jwt_of_before_a_revocation_is_worth_nothing_for_good() {
     }
 }
 
+/// Who looked on is written down, and nothing of what they showed for it.
+#[tokio::test]
+async fn whom_staff_look_on_at_is_in_the_log() {
+    let database = Database::new().await;
+    let secret = jwt::file(SECRET);
+    let mut command = binary();
+    command.env("NOTIFIER_LOG", "trace").args([
+        "serve",
+        "--auth=jwt",
+        &format!("--jwt-secret-file={}", secret.path().display()),
+        "--jwt-staff-claim=listen_as",
+        "--listen=127.0.0.1:0",
+        &format!("--database-url={}", database.url()),
+    ]);
+    let (child, address, log) = serve_and_log(command).await;
+    let (boss, own) = (issue(json!({"sub": "boss", "listen_as": true}), 0, 60), issue(json!({"sub": "7"}), 0, 60));
+    open(address, "7", &boss).await;
+    open(address, "7", &own).await;
+    signal(&child, "-TERM");
+    let log = log.await.unwrap();
+    let said: Vec<_> = log.lines().filter(|line| line.contains("staff listens as a user")).collect();
+    assert!(said.len() == 1 && said[0].contains("INFO") && said[0].contains("staff=boss user=7"), "{said:?}");
+    let parts = [boss.as_str(), &own].into_iter().flat_map(|token| token.split('.').skip(1));
+    for part in parts.chain([std::str::from_utf8(SECRET).unwrap()]) {
+        assert!(!log.contains(part), "{part}");
+    }
+}
+
 #[tokio::test]
 async fn staff_look_on_and_leave_no_trace() {
     let database = Database::new().await;
-    let secret = crate::jwt::file(SECRET);
+    let secret = jwt::file(SECRET);
     let service = service_by_jwt(&database, &secret).await;
     let address = service.address;
-    let anybody = jwt(json!({"sub": "boss", "listen_as": true}), 0, 3600);
-    let some = jwt(json!({"sub": "clerk", "listen_as": ["7", 9]}), 0, 3600);
+    let anybody = issue(json!({"sub": "boss", "listen_as": true}), 0, 3600);
+    let some = issue(json!({"sub": "clerk", "listen_as": ["7", 9]}), 0, 3600);
     for (token, user, allowed) in [(&some, "8", false), (&some, "9", true), (&anybody, "8", true)] {
         let (name, value) = bearer(token);
         let status = Socket::try_connect(address, user, "", &[(name, &value)]).await.err();
@@ -761,16 +834,16 @@ async fn staff_look_on_and_leave_no_trace() {
     assert_eq!(until_op(&mut keeping, "error").await["code"], "forbidden");
     // Past the two seconds after which a user's own socket would have confirmed.
     until_op(&mut keeping, "beat").await;
-    let mut own = open(address, "7", &jwt(json!({"sub": "7"}), 0, 3600)).await;
+    let mut own = open(address, "7", &issue(json!({"sub": "7"}), 0, 3600)).await;
     let told = own.frame().await;
     assert_eq!((&told["message"], &told["replayed"]), (&json!("for seven"), &json!(true)));
     assert!(database.one::<bool>("select read_at is null from notifier.notification").await);
 
     // A user's credential does not take over what staff opened, nor the other way round.
-    say(&mut keeping, json!({"op": "auth", "token": jwt(json!({"sub": "7"}), 0, 3600)})).await;
+    say(&mut keeping, json!({"op": "auth", "token": issue(json!({"sub": "7"}), 0, 3600)})).await;
     assert_eq!(keeping.ending().await, Ending::Closed(4403));
     // They go with their own credential.
-    let boss = jwt(json!({"sub": "boss", "listen_as": true}), -5, 3600);
+    let boss = issue(json!({"sub": "boss", "listen_as": true}), -5, 3600);
     let mut staff = open(address, "7", &boss).await;
     database.run("select notifier.revoke_user('boss')").await;
     assert_eq!(staff.ending().await, Ending::Closed(4401));

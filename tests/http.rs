@@ -85,6 +85,49 @@ async fn silent_and_endless_requests_are_closed() {
     }
 }
 
+/// A connection serves requests of whoever asks, one after the other, each by its own credential, and a socket in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_kept_for_more_requests_and_remembers_none() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    database.run("select notifier.send('7', 'info', 'for seven')").await;
+    let mut connection = TcpStream::connect(service.address).await.unwrap();
+    let mut read = Vec::new();
+    let ask = |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+    let count = "/api/notifications/unread-count";
+    // The last two come at once.
+    let both = [ask(count, "Authorization: Bearer 7\r\n"), ask("/nothing", "")].concat();
+    for (requests, answers) in [
+        (ask(count, "Authorization: Bearer 7\r\n"), &[(200, "{\"unread\":1}")][..]),
+        (ask(count, "Authorization: Bearer 8\r\n"), &[(200, "{\"unread\":0}")]),
+        (ask(count, ""), &[(401, "needs a credential")]),
+        (ask("/ws/notifications/7/", ""), &[(426, "WebSocket")]),
+        (both, &[(200, "{\"unread\":1}"), (404, "nothing at this path")]),
+    ] {
+        connection.write_all(requests.as_bytes()).await.unwrap();
+        for (status, says) in answers {
+            let begins = format!("HTTP/1.1 {status} ");
+            let answer = loop {
+                let text = String::from_utf8_lossy(&read).into_owned();
+                if let Some((head, rest)) = text.split_once("\r\n\r\n")
+                    && let Some(length) = head.lines().find_map(|line| line.strip_prefix("content-length: "))
+                    && rest.len() >= length.parse().unwrap()
+                {
+                    let whole = head.len() + 4 + length.parse::<usize>().unwrap();
+                    break String::from_utf8(read.drain(..whole).collect()).unwrap();
+                }
+                let got = tokio::time::timeout(crate::support::LIMIT, connection.read_buf(&mut read)).await;
+                assert!(got.expect("no answer").unwrap() > 0, "it was closed: {requests}");
+            };
+            assert!(answer.starts_with(&begins) && answer.contains(says), "{requests}\n{answer}");
+        }
+    }
+    let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    connection.write_all(ask("/ws/notifications/7/", upgrade).as_bytes()).await.unwrap();
+    eventually("it is a socket", || async { service.metric("notifier_sockets").await == 1 }).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_follows_the_database() {
     let database = Database::new().await;

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::support::signer::{ALGORITHMS, RSA, encode};
 use crate::support::{KeyServer, Signer, eventually};
 
-const SECRET: &[u8] = b"a-secret-of-a-test-and-of-nothing-else-0123456789";
+pub const SECRET: &[u8] = b"a-secret-of-a-test-and-of-nothing-else-0123456789";
 
 /// Made by djangorestframework-simplejwt 5.5.1 with its own settings, [`SECRET`] as Django's SECRET_KEY, user 42, issued in 2020 and
 /// good until 2100: `RefreshToken.for_user(user)` after `set_iat` and `set_exp`, and its `access_token`.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
@@ -17,31 +17,27 @@ use tokio_rustls::client::TlsStream;
 
 use super::frames::closes_with;
 use super::{answer, ask, connect, ended};
+use crate::support::authority::Authority;
 use crate::support::process::{binary, serve, signal};
 use crate::support::{Database, LIMIT, eventually};
 
-/// An authority, and a folder with what it signed last.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+/// Certificates of an authority, and a folder with what it signed last.
+struct Certificates {
+    authority: Authority,
     folder: TempDir,
 }
 
-impl Authority {
+impl Certificates {
     fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { issuer, folder: tempfile::tempdir().unwrap() }
+        Self { authority: Authority::new("an authority"), folder: tempfile::tempdir().unwrap() }
     }
 
     /// Signs a new certificate, and leaves it where the service finds it.
     fn sign(&self) -> CertificateDer<'static> {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(self.certificate(), certificate.pem()).unwrap();
-        std::fs::write(self.key(), key.serialize_pem()).unwrap();
-        certificate.der().clone()
+        let signed = self.authority.server(&["127.0.0.1"]);
+        std::fs::write(self.certificate(), &signed.certificate).unwrap();
+        std::fs::write(self.key(), &signed.key).unwrap();
+        CertificateDer::from_pem_slice(signed.certificate.as_bytes()).unwrap()
     }
 
     fn certificate(&self) -> std::path::PathBuf {
@@ -59,7 +55,7 @@ impl Authority {
         protocols: &[&str],
     ) -> std::io::Result<(TlsStream<TcpStream>, CertificateDer<'static>)> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(self.authority.certificate.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -123,12 +119,12 @@ async fn says(log: &mut Lines<BufReader<ChildStderr>>, text: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_over_tls_outlives_the_certificate_it_began_with() {
     let database = Database::new().await;
-    let authority = Authority::new();
-    let first = authority.sign();
-    let (child, to, mut log) = authority.serve(&database).await;
-    eventually("the service listens", || async { authority.get(to, "/readyz").await.starts_with("HTTP/1.1 200") })
+    let certificates = Certificates::new();
+    let first = certificates.sign();
+    let (child, to, mut log) = certificates.serve(&database).await;
+    eventually("the service listens", || async { certificates.get(to, "/readyz").await.starts_with("HTTP/1.1 200") })
         .await;
-    let (mut socket, shown) = authority.connect(to, &["h2", "http/1.1"]).await.unwrap();
+    let (mut socket, shown) = certificates.connect(to, &["h2", "http/1.1"]).await.unwrap();
     assert_eq!((shown, socket.get_ref().1.alpn_protocol()), (first.clone(), Some(&b"http/1.1"[..])));
     let opened = ask(&mut socket, "8", "").await.unwrap();
     assert_eq!(opened.status, 101);
@@ -139,21 +135,21 @@ async fn a_socket_over_tls_outlives_the_certificate_it_began_with() {
     told(&mut socket, &mut read, "payment.verified").await;
 
     // Another one, from now on.
-    let second = authority.sign();
+    let second = certificates.sign();
     assert_ne!(first, second);
     signal(&child, "-HUP");
     let line = says(&mut log, "TLS certificate read").await;
     assert!(line.contains("not_after=4096-01-01T00:00:00Z"), "{line}");
-    eventually("the new one is shown", || async { authority.connect(to, &[]).await.unwrap().1 == second }).await;
+    eventually("the new one is shown", || async { certificates.connect(to, &[]).await.unwrap().1 == second }).await;
     database.run("select notifier.send('8', 'info', 'after the new certificate')").await;
     told(&mut socket, &mut read, "after the new certificate").await;
 
     // One that is no good is said, and not used.
-    std::fs::write(authority.certificate(), "half a certif").unwrap();
+    std::fs::write(certificates.certificate(), "half a certif").unwrap();
     signal(&child, "-HUP");
     let line = says(&mut log, "the old one stays").await;
     assert!(line.contains("no certificate in it"), "{line}");
-    assert_eq!(authority.connect(to, &[]).await.unwrap().1, second);
+    assert_eq!(certificates.connect(to, &[]).await.unwrap().1, second);
     // It closes as one without TLS does.
     signal(&child, "-TERM");
     let rest = ended(&mut socket).await;
@@ -164,25 +160,25 @@ async fn a_socket_over_tls_outlives_the_certificate_it_began_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_tls_gets_nothing() {
     let database = Database::new().await;
-    let authority = Authority::new();
-    authority.sign();
-    let (_child, to, _log) = authority.serve(&database).await;
+    let certificates = Certificates::new();
+    certificates.sign();
+    let (_child, to, _log) = certificates.serve(&database).await;
     let garbage: Vec<u8> = (0..2_000_u32).map(|n| (n * 7) as u8).collect();
     for bytes in [&b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"[..], &garbage, &[0x16, 3, 1, 2], b""] {
         let mut stream = connect([127, 0, 11, 1], to).await;
         stream.write_all(bytes).await.unwrap();
         assert!(!ended(&mut stream).await.starts_with(b"HTTP"), "{bytes:?}");
     }
-    assert!(authority.connect(to, &["h2"]).await.is_err(), "a client that speaks HTTP/2 only");
-    assert!(Authority::new().connect(to, &[]).await.is_err(), "a client that trusts somebody else");
+    assert!(certificates.connect(to, &["h2"]).await.is_err(), "a client that speaks HTTP/2 only");
+    assert!(Certificates::new().connect(to, &[]).await.is_err(), "a client that trusts somebody else");
     let refused = || async {
-        let metrics = authority.get(to, "/metrics").await;
+        let metrics = certificates.get(to, "/metrics").await;
         metrics.lines().any(|line| line == "notifier_refused_total{reason=\"tls\"} 6")
     };
     eventually("they are counted", refused).await;
     // Who is slow is closed, and nobody waits for it.
     let mut silent = connect([127, 0, 11, 1], to).await;
-    let mut stream = authority.connect(to, &[]).await.unwrap().0;
+    let mut stream = certificates.connect(to, &[]).await.unwrap().0;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert_eq!(answer(&mut stream).await.unwrap().status, 200);
     ended(&mut silent).await;
