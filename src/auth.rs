@@ -215,11 +215,17 @@ impl Auth {
         Ok(())
     }
 
-    /// Keeps the keys of others as they are there. Returns when there is nothing to keep, or never. Cancel safe.
-    pub async fn keep_fresh(&self) {
-        if let Scheme::Jwt(jwt) = &self.scheme {
-            jwt.keep_fresh().await;
-        }
+    /// Asks the database what is to be asked about credentials, and keeps the keys of others as they are there. Without it nobody is
+    /// answered. Never returns. Cancel safe.
+    pub async fn serve(&self) {
+        let scheme = async {
+            match &self.scheme {
+                Scheme::Jwt(jwt) => jwt.keep_fresh().await,
+                Scheme::Sql(tokens) => tokens.serve().await,
+                Scheme::None => {}
+            }
+        };
+        tokio::join!(scheme, self.tickets.serve());
     }
 
     /// Whether the path is taken at its word.

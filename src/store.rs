@@ -27,7 +27,7 @@ use tracing::error;
 
 use crate::protocol::{Cursor, Epoch, Notification, Position};
 
-pub use credentials::{Authenticated, Ticket};
+pub use credentials::{Authenticated, Ticket, is_of_one};
 pub use deadpool_postgres::Status as PoolStatus;
 pub use hosts::NoPrimary;
 pub use inbox::{Entry, InboxPage, Marked};

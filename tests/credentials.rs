@@ -850,3 +850,41 @@ async fn staff_look_on_and_leave_no_trace() {
     own.nothing_but_a_marker(&database).await;
     service.stop().await;
 }
+
+#[tokio::test]
+async fn who_hangs_up_leaves_no_question_behind() {
+    use tokio::io::AsyncWriteExt;
+    let database = application().await;
+    database
+        .run(
+            "create or replace function app.authenticate(token text) returns table (user_id text, expires_at timestamptz)
+             language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+             begin
+               if token like 'slow%' then perform pg_advisory_lock(4711), pg_advisory_unlock(4711); end if;
+               return query select t.user_id, t.expires_at from app.token t where t.token = authenticate.token;
+             end $$",
+        )
+        .await;
+    let service = service(&database).await;
+    let lock = database.superuser().await;
+    lock.batch_execute("select pg_advisory_lock(4711)").await.unwrap();
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted
+                   and database = (select oid from pg_database where datname = current_database())";
+    for i in 0..20 {
+        let mut stranger = tokio::net::TcpStream::connect(service.address).await.unwrap();
+        let request = format!(
+            "GET /api/unknown HTTP/1.1\r\nHost: x\r\n\r\nGET /api/notifications HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer slow{i}\r\n\r\n"
+        );
+        stranger.write_all(request.as_bytes()).await.unwrap();
+        if i < 2 {
+            eventually("it is asked about", || async { database.one::<i64>(waiting).await > i }).await;
+        } else {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    assert_eq!(database.one::<i64>(waiting).await, 2, "two questions are under way, whoever waits for them");
+    lock.batch_execute("select pg_advisory_unlock(4711)").await.unwrap();
+    let mut socket = open(service.address, "7", "seven").await;
+    socket.nothing_but_a_marker(&database).await;
+    service.stop().await;
+}

@@ -1,23 +1,24 @@
 //! Tokens that the application keeps in its own tables: a function that the DBA named says whose they are.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::together::Together;
 use super::{Grant, Invalid, ListensAs, Token, ends_in};
 use crate::registry::Registry;
 use crate::seldom::Seldom;
-use crate::store::{Authenticated, Store};
+use crate::store::{Authenticated, Store, is_of_one};
 
-/// How many questions are under way at once.
-const TURNS: usize = 2;
+/// How long whoever comes in waits for an answer: for those who came before, and for the database.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a question about open sockets waits for more of them: ten thousand are a hundred or two a second.
 const GATHER: Duration = Duration::from_secs(1);
 /// How many answers are kept. When there are more, all are forgotten: it costs a question each.
@@ -56,15 +57,14 @@ struct Failed;
 impl SqlTokens {
     /// Answers are kept for so long.
     pub fn new(store: Store, function: String, keep: Duration) -> Self {
-        let (first, again) = (Together::new(TURNS, Duration::ZERO), Together::new(1, GATHER));
         Self {
             store,
             function,
             name: OnceCell::new(),
             keep,
             kept: Mutex::default(),
-            first,
-            again,
+            first: Together::new(),
+            again: Together::new(),
             failures: Seldom::default(),
         }
     }
@@ -78,7 +78,14 @@ impl SqlTokens {
         Ok(name)
     }
 
-    /// What a token is worth, by an answer that was kept or by a new one.
+    /// Asks the database what is to be asked. Nobody is answered without it. Never returns. Cancel safe.
+    pub async fn serve(&self) {
+        let all = |tokens| self.ask_all(tokens);
+        let first = || self.first.serve(Duration::ZERO, all);
+        let _: (Infallible, _, _) = tokio::join!(first(), first(), self.again.serve(GATHER, all));
+    }
+
+    /// What a token is worth, by an answer that was kept or by a new one. Waits for ten seconds at most.
     ///
     /// # Errors
     /// It is worth nothing, or the database does not answer.
@@ -86,7 +93,7 @@ impl SqlTokens {
         let kept = self.lock().get(&hash(token)).cloned();
         let answer = match kept {
             Some(Kept { at, grant }) if at.elapsed() < self.keep && !is_over(grant.as_ref(), registry) => Ok(grant),
-            _ => self.ask(token, &self.first).await,
+            _ => timeout(ANSWER_LIMIT, self.ask(token, &self.first)).await.unwrap_or(Err(Failed)),
         };
         match answer {
             Ok(Some(grant)) => Ok(grant),
@@ -108,7 +115,7 @@ impl SqlTokens {
     }
 
     async fn ask(&self, token: &Token, together: &Together<Token, Answer>) -> Answer {
-        let answer = together.ask(token.clone(), |tokens| self.ask_all(tokens)).await?;
+        let answer = together.ask(token.clone()).await.unwrap_or(Err(Failed))?;
         let mut kept = self.lock();
         if kept.len() >= MAX_KEPT {
             *kept = HashMap::new();
@@ -120,23 +127,21 @@ impl SqlTokens {
     async fn ask_all(&self, tokens: Vec<Token>) -> Vec<Answer> {
         let texts: Vec<_> = tokens.iter().map(Token::as_str).collect();
         match self.ask_for(&texts).await {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            // It may have failed for one of them alone.
-            Err(_) if texts.len() > 1 => {
+            Ok(answers) => answers,
+            Err(error) if texts.len() > 1 && is_of_one(&error) => {
                 let mut answers = Vec::with_capacity(texts.len());
                 for text in texts {
-                    answers.push(match self.ask_for(&[text]).await {
-                        Ok(mut one) => Ok(one.pop().flatten()),
-                        Err(error) => Err(self.failed(&error, text)),
-                    });
+                    let answer = self.ask_for(&[text]).await.map(|mut one| one.pop().unwrap_or(Err(Failed)));
+                    answers.push(answer.unwrap_or_else(|error| Err(self.failed(&error, &[text]))));
                 }
                 answers
             }
-            Err(error) => vec![Err(self.failed(&error, texts[0]))],
+            // Asked one by one, each would wait as long for nothing.
+            Err(error) => vec![Err(self.failed(&error, &texts)); texts.len()],
         }
     }
 
-    async fn ask_for(&self, tokens: &[&str]) -> Result<Vec<Option<Grant>>> {
+    async fn ask_for(&self, tokens: &[&str]) -> Result<Vec<Answer>> {
         let answers = self.store.authenticate(self.prepare().await?, tokens).await?;
         let grant = |Authenticated { user, expires_in, revoked_before }| Grant {
             user,
@@ -144,13 +149,17 @@ impl SqlTokens {
             issued: revoked_before,
             listens_as: ListensAs::Nobody,
         };
-        Ok(answers.into_iter().map(|answer| answer.map(grant)).collect())
+        let answers = answers.into_iter().zip(tokens).map(|(answer, token)| match answer {
+            Ok(authenticated) => Ok(authenticated.map(grant)),
+            Err(wrong) => Err(self.failed(&anyhow::anyhow!("user_id: {wrong}"), &[token])),
+        });
+        Ok(answers.collect())
     }
 
-    fn failed(&self, error: &anyhow::Error, token: &str) -> Failed {
+    fn failed(&self, error: &anyhow::Error, tokens: &[&str]) -> Failed {
         if let Some(times) = self.failures.again() {
             // The function's own words may hold the token.
-            let error = format!("{error:#}").replace(token, "(the token)");
+            let error = tokens.iter().fold(format!("{error:#}"), |error, token| error.replace(token, "(the token)"));
             warn!(error, function = self.function, times, "tokens could not be checked");
         }
         Failed

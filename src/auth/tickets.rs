@@ -4,6 +4,7 @@
 //! The database keeps a hash of it, so that any instance can redeem it and whoever reads the table can not. Where a socket's token
 //! has to be looked at again later, the table holds that as well, sealed with the ticket.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::together::Together;
@@ -20,8 +21,8 @@ use crate::protocol::UserId;
 use crate::seldom::Seldom;
 use crate::store::{Store, Ticket};
 
-/// How many questions are under way at once.
-const TURNS: usize = 2;
+/// How long whoever has a ticket waits for an answer: for those who came before, and for the database.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct Tickets {
@@ -37,7 +38,13 @@ struct Failed;
 impl Tickets {
     /// Kept in this database.
     pub fn new(store: Store) -> Self {
-        Self { store, together: Together::new(TURNS, Duration::ZERO), failures: Seldom::default() }
+        Self { store, together: Together::new(), failures: Seldom::default() }
+    }
+
+    /// Asks the database what is to be asked. Nobody is answered without it. Never returns. Cancel safe.
+    pub async fn serve(&self) {
+        let serve = || self.together.serve(Duration::ZERO, |hashes| self.redeem_all(hashes));
+        let _: (Infallible, _) = tokio::join!(serve(), serve());
     }
 
     /// A ticket for whoever holds a credential, and for how many seconds it is good.
@@ -65,7 +72,8 @@ impl Tickets {
         const WORTHLESS: Invalid = Invalid::Refused("the ticket is not known, too old, or was used: ask for another");
         let secret: [u8; 16] =
             URL_SAFE_NO_PAD.decode(ticket.as_str()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(WORTHLESS)?;
-        let redeemed = self.together.ask(hash(&secret), |hashes| self.redeem_all(hashes)).await;
+        let redeemed =
+            timeout(ANSWER_LIMIT, self.together.ask(hash(&secret))).await.ok().flatten().unwrap_or(Err(Failed));
         let Ticket { user, issued, expires_in, sealed } =
             redeemed.map_err(|Failed| Invalid::Unknown)?.ok_or(WORTHLESS)?;
         let expires = expires_in.and_then(ends_in);

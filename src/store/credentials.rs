@@ -1,6 +1,6 @@
 //! What is asked of the database about credentials: those that the application's own function knows, tickets, and revocations.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tokio_postgres::Row;
 
 use super::Store;
@@ -30,6 +30,14 @@ pub struct Ticket {
     pub sealed: Option<Vec<u8>>,
 }
 
+/// Whether an error is what the database says of a question, which may be wrong in a part of it alone: not that it is away, stops, or
+/// has no more time for it.
+pub fn is_of_one(error: &anyhow::Error) -> bool {
+    let said = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
+    // Class 57: an intervention by the operator.
+    said.is_some_and(|code| !code.code().starts_with("57"))
+}
+
 impl Store {
     /// The name of the function `name(text)` as SQL writes it.
     ///
@@ -39,18 +47,21 @@ impl Store {
         Ok(self.one("select notifier.auth_function($1)", &[&name]).await?.try_get(0)?)
     }
 
-    /// What a function says of each of the tokens, in order; `None` of those it does not know.
+    /// What a function says of each of the tokens, in order; `None` of those it does not know. Of a user that no path could name, and
+    /// who so cannot listen, it is what is wrong with the id.
     ///
     /// # Errors
-    /// The function failed for one of them, or the database cannot be asked.
-    pub async fn authenticate(&self, function: &str, tokens: &[&str]) -> Result<Vec<Option<Authenticated>>> {
+    /// The function failed for one of them ([`is_of_one`]), or the database cannot be asked.
+    pub async fn authenticate(
+        &self,
+        function: &str,
+        tokens: &[&str],
+    ) -> Result<Vec<Result<Option<Authenticated>, &'static str>>> {
         let sql = "select user_id, expires_in, revoked_before from notifier.authenticate($1, $2)";
         let authenticated = |row: &Row| {
-            let Some(user) = row.try_get::<_, Option<&str>>(0)? else { return Ok(None) };
-            // A user that no path could name cannot listen either.
-            let user = user.parse().map_err(|wrong: &str| anyhow::anyhow!(wrong));
+            let Some(user) = row.try_get::<_, Option<&str>>(0)? else { return Ok(Ok(None)) };
             let (expires_in, revoked_before) = (row.try_get(1)?, row.try_get(2)?);
-            Ok(Some(Authenticated { user: user.context("user_id")?, expires_in, revoked_before }))
+            Ok(user.parse().map(|user| Some(Authenticated { user, expires_in, revoked_before })))
         };
         self.each(tokens.len(), sql, &[&function, &tokens], authenticated).await
     }
