@@ -374,7 +374,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 // It has subscribed, and now the table says whether it may: what is revoked from here on reaches its mailbox.
                 if let Some(revoked) = opened.revoked {
                     self.intake.mail().revoke(revoked);
-                    if self.stay.is_ended_by(Some(revoked)) {
+                    // Of staff it is not the credential's.
+                    if !self.stay.observes() && self.stay.is_ended_by(Some(revoked)) {
                         return Some(End::Close(CloseCode::Unauthorized));
                     }
                 }

@@ -888,3 +888,28 @@ async fn who_hangs_up_leaves_no_question_behind() {
     socket.nothing_but_a_marker(&database).await;
     service.stop().await;
 }
+
+#[tokio::test]
+async fn whoever_keeps_sending_tokens_is_looked_at_all_the_same() {
+    let database = application().await;
+    let service = service_with(&database, |config| config.auth.auth_recheck = std::time::Duration::from_secs(1)).await;
+    let mut gone = open_v1(service.address, "7", "seven").await;
+    let mut renewed = open_v1(service.address, "8", "eight").await;
+    database.run("insert into app.token values ('eight again', '8')").await;
+    let [nonsense, good] = ["nonsense", "eight again"].map(|token| json!({"op": "auth", "token": token}).to_string());
+    // More often than a token is looked at again that waits for others, and no more often than it may.
+    for round in 0..50 {
+        for (socket, message) in [(&mut gone, &nonsense), (&mut renewed, &good)] {
+            let _ = futures_util::SinkExt::send(&mut socket.stream, Message::text(message.as_str())).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(110)).await;
+        if round == 0 {
+            database.run("delete from app.token where token in ('seven', 'eight')").await;
+        }
+    }
+    assert_eq!(gone.ending().await, Ending::Closed(4401));
+    until_op(&mut renewed, "auth").await;
+    database.run("select notifier.send('8', 'info', 'still here')").await;
+    while renewed.frame().await["message"] != "still here" {}
+    service.stop().await;
+}
