@@ -268,7 +268,7 @@ impl Auth {
             Presented::Token(token) => self.verify(token).await?,
             Presented::Ticket(ticket) => self.tickets.redeem(ticket).await?,
         };
-        self.admit(grant, token, named).map(Some)
+        self.admit(grant, token, named).await.map(Some)
     }
 
     /// Who a request to the inbox is from. Unlike a socket, which is told of it when it opens, it has to ask by itself whether its
@@ -286,12 +286,18 @@ impl Auth {
         if let Scheme::None = self.scheme {
             return Ok(identity);
         }
-        match self.store.revoked(&identity.user).await {
-            Ok(Some(revoked)) if identity.standing.is_ended_by(revoked) => {
-                self.registry.revoke(&identity.user, revoked);
+        self.ask_whether_revoked(&identity.user, identity.standing.issued).await?;
+        Ok(identity)
+    }
+
+    /// Asks the table, which knows of more than this instance has heard of.
+    async fn ask_whether_revoked(&self, user: &UserId, issued: Option<f64>) -> Result<(), Refusal> {
+        match self.store.revoked(user).await {
+            Ok(Some(revoked)) if Revocation::ends(revoked, issued) => {
+                self.registry.revoke(user, revoked);
                 Err(Refusal::revoked())
             }
-            Ok(_) => Ok(identity),
+            Ok(_) => Ok(()),
             Err(error) => {
                 if let Some(times) = self.failures.again() {
                     warn!(error = format!("{error:#}"), times, "whether a user was revoked is unknown");
@@ -321,10 +327,10 @@ impl Auth {
     /// As [`Self::identify`].
     pub async fn introduce(&self, token: &Token, named: Option<&UserId>) -> Result<Identity, Refusal> {
         let (grant, token) = self.verify(token).await?;
-        self.admit(grant, token, named)
+        self.admit(grant, token, named).await
     }
 
-    fn admit(&self, grant: Grant, token: Option<Token>, named: Option<&UserId>) -> Result<Identity, Refusal> {
+    async fn admit(&self, grant: Grant, token: Option<Token>, named: Option<&UserId>) -> Result<Identity, Refusal> {
         if self.registry.is_revoked(&grant.user, grant.issued) {
             return Err(Refusal::revoked());
         }
@@ -339,6 +345,8 @@ impl Auth {
                 if !may {
                     return Err(Refusal::somebody_else());
                 }
+                // What the socket asks when it opens is about its user.
+                self.ask_whether_revoked(&grant.user, grant.issued).await?;
                 info!(staff = %grant.user, user = %named, "staff listens as a user");
                 Ok(Identity { user: named.clone(), staff: Some(grant.user), standing })
             }

@@ -267,7 +267,9 @@ impl Registry {
     pub fn revoke(&self, user: &UserId, at: f64) {
         let inner = &mut *self.lock();
         if inner.revocations.note(user, at) {
-            let own = inner.users.get(user).into_iter().flatten();
+            // Staff who look on have a credential of their own.
+            let is_staff = |mailbox: &Arc<Mailbox>| inner.staff.iter().any(|(_, staff)| Arc::ptr_eq(staff, mailbox));
+            let own = inner.users.get(user).into_iter().flatten().filter(|mailbox| !is_staff(mailbox));
             let as_staff = inner.staff.iter().filter(|(staff, _)| staff == user).map(|(_, mailbox)| mailbox);
             for mailbox in own.chain(as_staff) {
                 mailbox.revoked.store(at.to_bits(), Ordering::Relaxed);
@@ -439,9 +441,13 @@ impl Subscription {
         self.registry.position().position.covers(position)
     }
 
-    /// Staff have this socket: it is revoked with them as well.
+    /// Staff have this socket: it is revoked with them, and not with its user. What was heard of before is heard here.
     pub fn belongs_to_staff(&self, staff: UserId) {
-        self.registry.lock().staff.push((staff, self.mailbox.clone()));
+        let inner = &mut *self.registry.lock();
+        let revoked = inner.revocations.last(&staff).map_or(0, f64::to_bits);
+        self.mailbox.revoked.store(revoked, Ordering::Relaxed);
+        self.mailbox.arrived.notify_one();
+        inner.staff.push((staff, self.mailbox.clone()));
     }
 
     /// When its user was revoked last since it opened, in seconds since 1970. [`Self::arrived`] returns once more then.

@@ -511,7 +511,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn deadline(&self) -> Instant {
         [
             self.receipts.deadline(self.ticked),
-            self.stay.deadline(),
+            self.stay.deadline(self.checking.is_some()),
             self.wire.stuck_at(),
             self.unanswered.map(|since| since + PATIENCE),
             self.full.map(|since| since + ACK_PATIENCE),

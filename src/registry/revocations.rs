@@ -35,6 +35,11 @@ impl Revocations {
         true
     }
 
+    /// When a user was revoked last.
+    pub fn last(&self, user: &UserId) -> Option<f64> {
+        self.users.get(user).copied()
+    }
+
     /// Whether what was issued then has been revoked since.
     pub fn end(&self, user: &UserId, issued: Option<f64>) -> bool {
         self.users.get(user).is_some_and(|revoked| Revocation::ends(*revoked, issued))
