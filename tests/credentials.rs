@@ -934,3 +934,22 @@ async fn staff_that_were_revoked_before_a_start_are_out_as_well() {
     assert_eq!(staff.ending().await, Ending::Closed(4401));
     service.stop().await;
 }
+
+#[tokio::test]
+async fn credentials_that_are_worth_nothing_cannot_be_tried_for_ever() {
+    let database = application().await;
+    let service = service_with(&database, |config| config.limits.max_new_sockets_per_address = 1).await;
+    let (good, bad) = (bearer("seven"), bearer("nonsense"));
+    // What is good is as often as it likes.
+    for _ in 0..10 {
+        assert_eq!(request(&service, "GET", "/api/notifications", &[(good.0, &good.1)]).await.0, 200);
+    }
+    let url = format!("http://{}/api/notifications", service.address);
+    let asked = (0..40).map(|_| reqwest::Client::new().get(&url).header(bad.0, &bad.1).send());
+    let refused: Vec<_> = futures_util::future::join_all(asked).await;
+    let refused: Vec<_> = refused.into_iter().map(|answer| answer.unwrap().status().as_u16()).collect();
+    assert!(refused.contains(&401) && refused.contains(&429), "{refused:?}");
+    assert!(refused.iter().all(|status| matches!(status, 401 | 429)), "{refused:?}");
+    assert!(service.metric("notifier_refused_total{reason=\"rate\"}").await > 0);
+    service.stop().await;
+}

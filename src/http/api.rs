@@ -15,6 +15,8 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Buf, Filter, Rejection, Reply};
 
+use super::address::Visitor;
+use super::limits;
 use super::{Context, problem};
 use crate::auth::{Identity, Query as Credentials, Refusal};
 use crate::protocol::{Level, Read, UserId, parse_id};
@@ -64,24 +66,32 @@ pub(super) fn routes(context: Arc<Context>) -> impl Filter<Extract = (Response,)
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(warp::query::<Vec<(String, String)>>())
+        .and(warp::ext::get::<Visitor>())
         .and(warp::body::stream())
-        .then(move |path: FullPath, method: Method, headers: HeaderMap, query: Vec<(String, String)>, body| {
-            let context = context.clone();
-            async move {
-                let path = path.as_str().strip_suffix('/').unwrap_or(path.as_str());
-                let there = || OPERATIONS.iter().filter(|(_, at, _)| *at == path);
-                let response = match there().find(|(with, _, _)| *with == method) {
-                    Some((_, _, operation)) => {
-                        finish(operate(&context, *operation, &method, &headers, &query, body).await)
-                    }
-                    None if method == Method::OPTIONS && there().next().is_some() => {
-                        StatusCode::NO_CONTENT.into_response()
-                    }
-                    None => nothing_there(there().map(|(with, _, _)| with.as_str()).collect()),
-                };
-                share(response, &context, &headers)
-            }
-        })
+        .then(
+            move |path: FullPath,
+                  method: Method,
+                  headers: HeaderMap,
+                  query: Vec<(String, String)>,
+                  visitor: Visitor,
+                  body| {
+                let context = context.clone();
+                async move {
+                    let path = path.as_str().strip_suffix('/').unwrap_or(path.as_str());
+                    let there = || OPERATIONS.iter().filter(|(_, at, _)| *at == path);
+                    let response = match there().find(|(with, _, _)| *with == method) {
+                        Some((_, _, operation)) => {
+                            finish(operate(&context, *operation, visitor, &method, &headers, &query, body).await)
+                        }
+                        None if method == Method::OPTIONS && there().next().is_some() => {
+                            StatusCode::NO_CONTENT.into_response()
+                        }
+                        None => nothing_there(there().map(|(with, _, _)| with.as_str()).collect()),
+                    };
+                    share(response, &context, &headers)
+                }
+            },
+        )
 }
 
 /// Lets pages of the origins that the operator named read the answer, and ask with credentials.
@@ -116,17 +126,27 @@ fn nothing_there(allowed: Vec<&str>) -> Response {
 async fn operate(
     context: &Context,
     operation: Operation,
+    visitor: Visitor,
     method: &Method,
     headers: &HeaderMap,
     query: &[(String, String)],
     body: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Answer {
+    // What is under way counts as well: however many somebody asks about at once, there is room for others' questions.
+    if !matches!(operation, Operation::Describe)
+        && let Err(full) = context.limits.knock(visitor.address)
+    {
+        return Ok(limits::refuse(context, visitor.address, headers, full));
+    }
     let identity = async {
         let refused = |Refusal { status, detail, reason }| {
             context.session.metrics.refused(reason);
             Problem { status, detail }
         };
-        context.auth.identify_request(method, headers, &Credentials::of_request(query)).await.map_err(refused)
+        let identity = context.auth.identify_request(method, headers, &Credentials::of_request(query)).await;
+        let identity = identity.map_err(refused)?;
+        context.limits.welcome(visitor.address);
+        Ok(identity)
     };
     match operation {
         Operation::List => list(context, &identity.await?.user, query).await,

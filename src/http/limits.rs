@@ -104,7 +104,11 @@ impl Full {
             }
             Self::User => (StatusCode::TOO_MANY_REQUESTS, 30, "this user has as many sockets as one may have"),
             Self::Address => (StatusCode::TOO_MANY_REQUESTS, 30, "your address has as many sockets as one may have"),
-            Self::Rate => (StatusCode::TOO_MANY_REQUESTS, 1, "your address opens sockets too quickly"),
+            Self::Rate => (
+                StatusCode::TOO_MANY_REQUESTS,
+                1,
+                "your address opens sockets, or presents credentials that are worth nothing, too quickly",
+            ),
         }
     }
 }
@@ -184,6 +188,26 @@ impl Admission {
         open.seats += 1;
         open.addresses.entry(network).or_default().seats += 1;
         Ok(Seat(Box::new(Seated { shared: shared.clone(), network, user: None })))
+    }
+}
+
+impl Admission {
+    /// Somebody at an address presents a credential without wanting a socket; counts like one that does.
+    ///
+    /// # Errors
+    /// The address comes too quickly.
+    pub fn knock(&self, address: IpAddr) -> Result<(), Full> {
+        let shared = &self.0;
+        shared.lock().knock(Network::from(address), shared.limits.max_new_sockets_per_address, Instant::now())
+    }
+
+    /// The credential was good: then it does not count.
+    pub fn welcome(&self, address: IpAddr) {
+        let shared = &self.0;
+        let step = Duration::from_secs(1) / shared.limits.max_new_sockets_per_address;
+        if let Some(rested) = shared.lock().rested.get_mut(&Network::from(address)) {
+            *rested = rested.checked_sub(step).unwrap_or(*rested);
+        }
     }
 }
 
