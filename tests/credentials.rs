@@ -953,3 +953,19 @@ async fn credentials_that_are_worth_nothing_cannot_be_tried_for_ever() {
     assert!(service.metric("notifier_refused_total{reason=\"rate\"}").await > 0);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_keeps_nobody_in() {
+    let database = application().await;
+    let service = service(&database).await;
+    // Of a server whose clock was ahead.
+    database
+        .run(
+            "insert into notifier.revocation (user_id, revoked_at) values ('7', clock_timestamp() + interval '1 hour')",
+        )
+        .await;
+    let mut socket = open(service.address, "7", "seven").await;
+    database.run("select notifier.revoke_user('7')").await;
+    assert_eq!(socket.ending().await, Ending::Closed(4401));
+    service.stop().await;
+}

@@ -18,7 +18,11 @@ begin
     raise exception 'user_id has % bytes', octet_length(revoke_user.user_id) using errcode = 'invalid_parameter_value',
       hint = 'Give the id that the user connects with, which has 1 to 255: select notifier.revoke_user(''42'')';
   end if;
-  insert into notifier.revocation (user_id) values (revoke_user.user_id) returning revoked_at into _at;
+  -- Later than the one before, whatever the clock says since: a server that was promoted may have one that is behind.
+  insert into notifier.revocation (user_id, revoked_at)
+  values (revoke_user.user_id, greatest(clock_timestamp(), (
+    select max(r.revoked_at) + interval '1 microsecond' from notifier.revocation r where r.user_id = revoke_user.user_id)))
+  returning revoked_at into _at;
   -- Rare, and nobody asks to be rung for it: whatever the relay does with notifications, this is told at once. A full queue would
   -- fail the commit.
   if notifier.doorbell() <> 'off' and pg_notification_queue_usage() < 0.25 then
