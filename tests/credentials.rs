@@ -918,13 +918,13 @@ async fn whoever_keeps_sending_tokens_is_looked_at_all_the_same() {
 async fn staff_that_were_revoked_before_a_start_are_out_as_well() {
     let database = Database::new().await;
     let secret = crate::jwt::file(SECRET);
-    let boss = jwt(json!({"sub": "boss", "listen_as": true}), -5, 3600);
+    let boss = issue(json!({"sub": "boss", "listen_as": true}), -5, 3600);
     database.run("select notifier.revoke_user('boss')").await;
     let service = service_by_jwt(&database, &secret).await;
     let (name, value) = bearer(&boss);
     assert_eq!(Socket::try_connect(service.address, "7", "", &[(name, &value)]).await.err(), Some(401));
     // That the user was revoked is no reason not to look on: the credential is not the user's.
-    let clerk = jwt(json!({"sub": "clerk", "listen_as": true}), -5, 3600);
+    let clerk = issue(json!({"sub": "clerk", "listen_as": true}), -5, 3600);
     database.run("select notifier.revoke_user('7')").await;
     let mut staff = open(service.address, "7", &clerk).await;
     staff.nothing_but_a_marker(&database).await;
