@@ -153,6 +153,23 @@ async fn every_documented_answer_is_given_and_every_given_answer_is_documented()
         witness.check(method, path, from_anywhere(method, path).send().await.unwrap()).await;
     }
     witness.check("POST", TICKET, inbox.request("POST", TICKET).send().await.unwrap()).await;
+    let strict = Service::start_with(&database.url(), |config| {
+        config.auth.auth = AuthMode::Sql;
+        config.auth.auth_function = Some("app.authenticate".to_owned());
+        config.limits.max_new_sockets_per_address = 1;
+    })
+    .await;
+    for (method, path) in operations {
+        let request = || {
+            let url = format!("http://{}{path}", strict.address);
+            reqwest::Client::new().request(method.parse().unwrap(), url).bearer_auth("nonsense")
+        };
+        eventually("it has tried too often", || async { request().send().await.unwrap().status() == 429 }).await;
+        // More than a second's worth at once: one of them is too many.
+        let answers = futures_util::future::join_all((0..8).map(|_| request().send())).await;
+        let too_many = answers.into_iter().map(Result::unwrap).find(|answer| answer.status() == 429);
+        witness.check(method, path, too_many.expect("too many at once")).await;
+    }
     for body in [json!({"ids": ["1"]}), json!({"before": "9"}), json!({"before": "1", "ids": []})] {
         witness.check("POST", READ, inbox.request("POST", READ).json(&body).send().await.unwrap()).await;
     }

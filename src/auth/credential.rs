@@ -57,7 +57,11 @@ impl Carriers {
     /// # Errors
     /// It brings one that cannot be one, or a cookie from a page that may not use it.
     pub fn find(&self, method: &Method, headers: &HeaderMap, query: &Query) -> Result<Option<Presented>, Refusal> {
-        if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let mut authorizations = headers.get_all(header::AUTHORIZATION).into_iter();
+        if let Some(value) = authorizations.next() {
+            if authorizations.next().is_some() {
+                return Err(Refusal::unauthorized("there are two `Authorization` headers: whose credential counts?"));
+            }
             let value = value.to_str().unwrap_or_default().trim();
             // Other schemes are for somebody else: a proxy that asks for a password, perhaps.
             if let Some((scheme, token)) = value.split_once(' ').or((value.len() == 6).then_some((value, "")))
@@ -191,6 +195,8 @@ mod tests {
         for empty in ["Bearer", "Bearer ", "Bearer a\tb"] {
             assert_eq!(found(&all, &[("authorization", empty)], none()), Err(401), "{empty:?}");
         }
+        let twice = [("authorization", "Bearer abc"), ("authorization", "Bearer def")];
+        assert_eq!(found(&all, &twice, none()), Err(401));
         assert_eq!(found(&all, &[("authorization", "Basic eHk6eg==")], none()), Ok(String::new()));
         let offer = |token: &str| format!("notifier.v1, notifier.bearer.{}", URL_SAFE_NO_PAD.encode(token));
         assert_eq!(found(&all, &[("sec-websocket-protocol", &offer("abc"))], none()), Ok("abc".into()));

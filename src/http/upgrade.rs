@@ -40,8 +40,8 @@ pub(super) fn route(context: Arc<Context>) -> impl Filter<Extract = (Response,),
         .and(warp::ext::optional::<OnUpgrade>())
         .then(move |path: String, query: Query, headers: HeaderMap, visitor, upgrade| {
             let context = context.clone();
-            // In a task of its own: credentials are looked at together, and a client that goes away while it waits must take nobody
-            // else's question with it. A ticket would be used up, and nobody in.
+            // In a task of its own: a client that goes away while its credential is looked at has its seat until that is done, and
+            // so asks for no more meanwhile than it may.
             let tasks = context.tasks.clone();
             let answered = tasks.spawn(async move { answer(&context, &path, query, &headers, visitor, upgrade).await });
             answered.map(|answered| {
