@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use aws_lc_rs::digest::{SHA256, digest};
 use clap::ValueEnum;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -390,6 +391,13 @@ impl Auth {
 fn named_grant(user: UserId) -> Grant {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     Grant { user, expires: None, issued: Some(now), listens_as: ListensAs::Nobody }
+}
+
+/// What a credential is known by where it must not be kept.
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
 }
 
 /// When something ends that ends in so many seconds; `None` when that is beyond all measure.

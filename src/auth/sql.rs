@@ -6,13 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::together::Together;
-use super::{Grant, Invalid, ListensAs, Token, ends_in};
+use super::{Grant, Invalid, ListensAs, Token, ends_in, sha256};
 use crate::registry::Registry;
 use crate::seldom::Seldom;
 use crate::store::{Authenticated, Store, is_of_one};
@@ -90,7 +89,7 @@ impl SqlTokens {
     /// # Errors
     /// It is worth nothing, or the database does not answer.
     pub async fn verify(&self, token: &Token, registry: &Registry) -> Result<Grant, Invalid> {
-        let kept = self.lock().get(&hash(token)).cloned();
+        let kept = self.lock().get(&sha256(token.as_str().as_bytes())).cloned();
         let answer = match kept {
             Some(Kept { at, grant }) if at.elapsed() < self.keep && !is_over(grant.as_ref(), registry) => Ok(grant),
             _ => timeout(ANSWER_LIMIT, self.ask(token, &self.first)).await.unwrap_or(Err(Failed)),
@@ -120,7 +119,7 @@ impl SqlTokens {
         if kept.len() >= MAX_KEPT {
             *kept = HashMap::new();
         }
-        kept.insert(hash(token), Kept { at: Instant::now(), grant: answer.clone() });
+        kept.insert(sha256(token.as_str().as_bytes()), Kept { at: Instant::now(), grant: answer.clone() });
         Ok(answer)
     }
 
@@ -176,10 +175,4 @@ fn is_over(grant: Option<&Grant>, registry: &Registry) -> bool {
     grant.is_some_and(|grant| {
         grant.expires.is_some_and(|expires| expires <= Instant::now()) || registry.is_revoked(&grant.user, grant.issued)
     })
-}
-
-fn hash(token: &Token) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, token.as_str().as_bytes()).as_ref());
-    hash
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::together::Together;
-use super::{Grant, Invalid, ListensAs, Standing, Token, ends_in};
+use super::{Grant, Invalid, ListensAs, Standing, Token, ends_in, sha256};
 use crate::protocol::UserId;
 use crate::seldom::Seldom;
 use crate::store::{Store, Ticket};
@@ -60,7 +60,7 @@ impl Tickets {
             expires_in: standing.expires.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()),
             sealed: standing.token.as_ref().map(|token| seal(&secret, token)).transpose()?,
         };
-        let good_for = self.store.issue_ticket(&hash(&secret), &ticket).await?;
+        let good_for = self.store.issue_ticket(&sha256(&secret), &ticket).await?;
         Ok((URL_SAFE_NO_PAD.encode(secret), good_for))
     }
 
@@ -73,7 +73,7 @@ impl Tickets {
         let secret: [u8; 16] =
             URL_SAFE_NO_PAD.decode(ticket.as_str()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(WORTHLESS)?;
         let redeemed =
-            timeout(ANSWER_LIMIT, self.together.ask(hash(&secret))).await.ok().flatten().unwrap_or(Err(Failed));
+            timeout(ANSWER_LIMIT, self.together.ask(sha256(&secret))).await.ok().flatten().unwrap_or(Err(Failed));
         let Ticket { user, issued, expires_in, sealed } =
             redeemed.map_err(|Failed| Invalid::Unknown)?.ok_or(WORTHLESS)?;
         let expires = expires_in.and_then(ends_in);
@@ -93,12 +93,6 @@ impl Tickets {
             }
         }
     }
-}
-
-fn hash(secret: &[u8; 16]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, secret).as_ref());
-    hash
 }
 
 /// A key for each ticket, which nobody learns from its hash. It seals once, so its nonce need not differ.
@@ -135,6 +129,6 @@ mod tests {
         assert_eq!(open(&secret, sealed.clone()), Some(token));
         assert_eq!(open(&[8; 16], sealed.clone()), None);
         assert_eq!(open(&secret, sealed[1..].to_vec()), None);
-        assert_ne!(hash(&secret).as_slice(), sealed);
+        assert_ne!(sha256(&secret).as_slice(), sealed);
     }
 }
