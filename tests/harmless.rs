@@ -99,7 +99,7 @@ async fn a_write_that_waits_for_its_turn_to_insert_does_not_fail() {
     let hold = format!("begin; alter index notifier.notification_{leaf}_pkey set tablespace pg_default");
     locker.batch_execute(&hold).await.unwrap();
     let release = async {
-        eventually("the write has waited for longer than notifier.reserve would have", || async {
+        eventually("the write has waited for longer than notifier.reserve_number would have", || async {
             database
                 .one::<bool>(
                     "select exists (select from pg_locks l join pg_database d on d.oid = l.database

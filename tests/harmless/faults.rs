@@ -430,7 +430,7 @@ async fn whatever_is_missing_of_our_schema_the_application_writes() {
         ("drop function notifier.keep_fault cascade", true),
         ("drop function notifier.refuse cascade", true),
         ("drop function notifier.payload cascade", true),
-        ("drop function notifier.reserve, notifier.set_aside cascade", true),
+        ("drop function notifier.reserve_number, notifier.set_aside cascade", true),
         ("drop function notifier.rung, notifier.announce, notifier.doorbell cascade", true),
         ("drop function notifier.slot cascade", true),
         ("drop function notifier.arm cascade", true),

@@ -35,7 +35,6 @@ declare
   _users     text[];
   _messages  text[];
   _data      jsonb[];
-  _refused   bigint;
   _result    jsonb := '[]';
 begin
   perform set_config('timezone', (select s.value from notifier.setting s where s.name = 'timezone'), true);
@@ -91,7 +90,7 @@ begin
         nullif(notifier.change_tables(_operation, _d.operation), '')), '', _d)];
     end if;
     for _i in 1 .. coalesce(cardinality(_texts), 0) loop
-      execute _texts[_i] into _users, _messages, _data, _refused;
+      execute _texts[_i] into _users, _messages, _data;
       for _n in 1 .. coalesce(cardinality(_users), 0) loop
         continue when octet_length(_users[_n]) not between 1 and 255;
         _result := _result || jsonb_build_object('user_id', _users[_n], 'level', _d.level, 'message', _messages[_n], 'data', _data[_n],

@@ -16,7 +16,7 @@ create or replace function notifier.send(
 ) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = 0 as $$   -- notifier.reserve waits
+set lock_timeout = '50ms' as $$   -- of notifier.reserve_number
 declare
   _data constant jsonb := coalesce(send.data, '{}');
 begin

@@ -39,7 +39,6 @@ declare
   _users    text[];
   _messages text[];
   _data     jsonb[];
-  _refused  bigint;
 begin
   select array_agg(b.id order by b.due_at, b.id), array_agg(b.key order by b.due_at, b.id) into _ids, _all
   from (select t.id, t.key, t.due_at from notifier.timer t where t.event = %1$L and t.due_at <= _now
@@ -87,12 +86,10 @@ begin
           select s.* from %2$s s where (%4$s) in (select %5$s from fresh k)
         )
 %9$s;
-        if _refused > 0 then
-          select * into _users, _messages, _data from notifier.refuse(%1$L, _refused, _users, _messages, _data);
-        end if;
+        select * into _users, _messages, _data from notifier.refuse(%1$L, _users, _messages, _data);
         if _users is not null then
-          perform notifier.record(%11$L, %10$L, _users, _messages, _data,
-            case when isfinite(_set.until) then _set.until end);
+          perform notifier.record(%11$L, %10$L, _users, _messages, _data, case when isfinite(_set.until) then _set.until end);
+          set local lock_timeout = '1s';   -- again, after notifier.record
         end if;
       end loop;
 
@@ -139,7 +136,7 @@ begin
   return _last;
 end
 $body$, _d.name, _source, _array, _list, _parsed, _d.due, _d.until, _d.query,
-    notifier.told_select('', E'\ninto _users, _messages, _data, _refused', _d), _d.level, _d.event));
+    notifier.told_select('', E'\ninto _users, _messages, _data', _d), _d.level, _d.event));
   execute format('revoke all on function notifier.fire_%s() from public', _number);
 
   execute format($function$create or replace function notifier.backfill_%1$s(_after jsonb, _soon boolean) returns jsonb

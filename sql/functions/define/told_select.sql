@@ -1,9 +1,9 @@
--- notifier.told_select: the statement that evaluates an event: three arrays, one element for each notification, and how many of
--- them notifier.refuse is to leave out. (Filters here would be set up for each write.)
+-- notifier.told_select: the statement that evaluates an event: three arrays, one element for each notification. What notifier.refuse
+-- is to leave out is among them: a filter here would be set up for each write.
 --   _with      common table expressions the query reads, or empty
---   _into      ' into a, b, c, d' where plpgsql wants it, or empty
+--   _into      ' into a, b, c' where plpgsql wants it, or empty
 --   _d         the event
---   returns    a select of users text[], messages text[], data jsonb[], refused bigint; the arrays are null when nobody is told
+--   returns    a select of users text[], messages text[], data jsonb[]; they are null when nobody is told
 -- Used by: notifier.define, notifier.write_function, notifier.timer_functions.
 create or replace function notifier.told_select(_with text, _into text, _d notifier.definition) returns text
 language sql stable
@@ -13,8 +13,7 @@ return
   || notifier.message_expression(notifier.title(told_select._d), (told_select._d).message, (told_select._d).columns)
   || ') as messages, array_agg('
   || notifier.data_expression((told_select._d).columns)
-  || ') as data'
-  || ', count(*) filter (where octet_length(q.user_id::text) not between 1 and 255) as refused' || told_select._into
+  || ') as data' || told_select._into
   -- The line break after the query makes a comment at its end harmless.
   -- `offset 0`: what the query calls is called once for each row, and not for each place its column is used in.
   || E'\nfrom (select * from (\n' || (told_select._d).query || E'\n) q offset 0) q where q.user_id is not null';

@@ -11,7 +11,7 @@ set check_function_bodies = on as $$
 declare
   _name     text := 'notifier.on_write_' || notifier.function_number('write', write_function._source, write_function._operation);
   _rows     text := case write_function._operation when 'delete' then 'old' else 'new' end;
-  _into     constant text := E'\n    into _users, _messages, _data, _refused';
+  _into     constant text := E'\n    into _users, _messages, _data';
   _parts    text[] := '{}';
   _matches  text[] := '{}';   -- of each part, whether it has anything to do
   _matches1 text[] := '{}';   -- the same where one row was updated: then there is nothing to pair
@@ -38,11 +38,10 @@ begin
       _matches1 := _matches1 || notifier.match_expression(_single, _d.query);
       _part := format($part$
     _users := null;
-    _refused := 0;
     if %1$s_rows <= 32 then
 %2$s;
     else
-      execute %3$L into _users, _messages, _data, _refused;
+      execute %3$L into _users, _messages, _data;
     end if;
 $part$,
         case when _single <> _tables then
@@ -81,31 +80,25 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
     -- but all that is called below the block has to exist.)
     _parts := _parts || format($part$
   -- %1$s
-  if _match is null or _match[%2$s] then
+  if _match is null or _match[%2$s] then%6$s
     _at := clock_timestamp();
     begin%3$s
-    if %6$s is not null then
-      _last := coalesce(_last, notifier.keep_lastval());
-    end if;
     _rows := _rows + (false and notifier.whole())::integer;
 
     exception when serialization_failure or deadlock_detected then raise;
     when others or assert_failure then
       _users := null;
-      _refused := 0;
       _keys := null;
       _at := 'infinity';
       if sqlstate = '55P03' and not _waited then
         _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
       end if;
       begin
-        _last := coalesce(_last, notifier.keep_lastval());
         perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, %4$L);
       exception when others then null;
       end;
     end;
     if clock_timestamp() > _at + (case when _rows <= 32 then interval '100 ms' else interval '5 s' end) then
-      _last := coalesce(_last, notifier.keep_lastval());
       perform notifier.keep_fault(%1$L, 'NTF01', case when _rows <= 32 then 'its query took more than 100 ms for up to 32 rows'
                                                else 'its query took more than 5 s for more than 32 rows' end);
     end if;
@@ -113,17 +106,22 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
   end if;
 $part$, _d.name, cardinality(_matches), _part, _d.kind = 'timer',
       case _d.kind when 'write' then format($told$
-    if _refused > 0 then
-      select * into _users, _messages, _data from notifier.refuse(%1$L, _refused, _users, _messages, _data);
+    if cardinality(_users) > 1 or octet_length(_users[1]) not between 1 and 255 then
+      select * into _users, _messages, _data from notifier.refuse(%1$L, _users, _messages, _data);
     end if;
     if _users is not null then
-      perform notifier.record(%3$L, %2$L, _users, _messages, _data);
+      _unlimited := notifier.record(%3$L, %2$L, _users, _messages, _data) is not null;
     end if;$told$, _d.name, _d.level, _d.event)
       else format($armed$
     if _keys is not null then
-      perform notifier.arm(%1$L, _keys, _dues);
+      _unlimited := notifier.arm(%1$L, _keys, _dues) is not null;
     end if;$armed$, _d.name) end,
-      case _d.kind when 'write' then '_users' else '_keys' end);
+      -- What the part before has written was written without a lock_timeout.
+      case when cardinality(_matches) > 1 then $limit$
+    if _unlimited then
+      _unlimited := set_config('lock_timeout', case coalesce(current_setting('notifier.waited', true), '')
+        when '' then '50ms' else '1ms' end, true) is null;
+    end if;$limit$ end);
   end loop;
 
   execute format($function$create or replace function %1$s() returns trigger
@@ -135,57 +133,59 @@ declare
   _rows     bigint;
   _match    boolean[];
   _at       timestamptz;
-  _waited   boolean := coalesce(current_setting('notifier.waited', true), '') <> '';
+  _waited   boolean := false;
   _stack    text;
-  _last     bigint[];
-  _refused  bigint;
+  _unlimited boolean;   -- whether lock_timeout is 0
   _users    text[];
   _messages text[];
   _data     jsonb[];
   _keys     jsonb[];
   _dues     timestamptz[];
 begin
-  -- (After `set local` has ended the setting is '', which is no boolean.)
-  if coalesce(current_setting('notifier.mute', true), '') in ('on', 'true', '1') then
-    return null;
-  end if;
-  -- A lock that somebody holds on what a query reads, or on a table of ours, costs a transaction one wait.
-  if _waited then
-    perform set_config('lock_timeout', '1ms', true);
-  end if;
-  -- A query that comes here by what it calls would come here for ever. (What is written because of our own rows is not told either.)
-  if pg_trigger_depth() > 1 then
-    get diagnostics _stack = pg_context;
-    if _stack ~ '\mnotifier\.record\(' then
+  -- What is rarely so is asked in one expression. (After `set local` has ended the settings are '', which is no boolean.)
+  if coalesce(current_setting('notifier.mute', true), '') || coalesce(current_setting('notifier.waited', true), '') <> ''
+    or pg_trigger_depth() > 1
+  then
+    if current_setting('notifier.mute', true) in ('on', 'true', '1') then
       return null;
-    elsif _stack ~ '\mnotifier\.on_write_.*\mnotifier\.on_write_' then
-      raise exception 'its query writes to %% by a function that it calls', tg_relid::regclass using errcode = 'NTF02';
+    end if;
+    -- A lock that somebody holds on what a query reads, or on a table of ours, costs a transaction one wait.
+    _waited := coalesce(current_setting('notifier.waited', true), '') <> '';
+    if _waited then
+      perform set_config('lock_timeout', '1ms', true);
+    end if;
+    -- A query that comes here by what it calls would come here for ever. (What is written because of our own rows is not told
+    -- either.)
+    if pg_trigger_depth() > 1 then
+      get diagnostics _stack = pg_context;
+      if _stack ~ '\mnotifier\.record\(' then
+        return null;
+      elsif _stack ~ '\mnotifier\.on_write_.*\mnotifier\.on_write_' then
+        raise exception 'its query writes to %% by a function that it calls', tg_relid::regclass using errcode = 'NTF02';
+      end if;
     end if;
   end if;
-%1$s
+  -- (To count them in an expression would take twice as long.)
+  perform from %1$s limit 33;
+  get diagnostics _rows = row_count;
   if _rows = 0 then
     return null;
   end if;
 %2$s
-  if _last is not null then
-    perform notifier.put_back_lastval(_last);
-  end if;
+%3$s
   return null;
 end
-$body$,
-    case when cardinality(_parts) = 1 then format('  _rows := (select count(*) from (select from %s limit 33) r);', _rows)
+$body$, _rows,
+    case when cardinality(_parts) > 1 then
       -- Most writes match nothing: of several events that is asked in one statement. Whether it failed or was slow is then asked
       -- of each by itself. Plans over transition tables keep the size of the first statement, so large ones are planned afresh.
-      else format($match$
+      format($match$
   begin
     _at := clock_timestamp();
-    select 1, array[%2$s] into _rows, _match
-    where (select count(*) from (select from %1$s limit 2) r) = 1;
-    if _rows is null then
-      _rows := (select count(*) from (select from %1$s limit 33) r);
-      if _rows between 2 and 32 then
-        select array[%3$s] into _match;
-      end if;
+    if _rows = 1 then
+      _match := array[%2$s];
+    elsif _rows <= 32 then
+      _match := array[%1$s];
     end if;
   exception when serialization_failure or deadlock_detected then raise;
   when others or assert_failure then
@@ -194,11 +194,9 @@ $body$,
       _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
     end if;
   end;
-  if _rows is null then
-    _rows := (select count(*) from (select from %1$s limit 33) r);
-  elsif clock_timestamp() > _at + interval '100 ms' then
+  if clock_timestamp() > _at + interval '100 ms' then
     _match := null;
-  end if;$match$, _rows, array_to_string(_matches1, ','), array_to_string(_matches, ',')) end,
+  end if;$match$, array_to_string(_matches, ','), array_to_string(_matches1, ',')) end,
     array_to_string(_parts, '')) end);
   execute format('revoke all on function %s() from public', _name);
   return _name;

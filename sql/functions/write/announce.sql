@@ -3,7 +3,7 @@
 -- Used by: notifier.record, notifier.arm.
 create or replace function notifier.announce(_payloads text[]) returns void
 language plpgsql
-set lock_timeout = '50ms' as $$   -- for notifier.setting, which notifier.reserve did not lock
+set lock_timeout = '50ms' as $$   -- for notifier.setting, which notifier.reserve_number did not lock
 begin
   if coalesce(current_setting('notifier.waited', true), '') <> '' then
     perform set_config('lock_timeout', '1ms', true);

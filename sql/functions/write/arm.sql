@@ -2,12 +2,14 @@
 -- statement that arms more than 1,000 are put aside in arrays, and the service makes rows of them.
 --   _event         the timer
 --   _keys, _dues   one element each a row
+-- Leaves lock_timeout at 0, as notifier.record does.
 -- Used by: the generated trigger functions (outside their exception blocks).
 create or replace function notifier.arm(_event text, _keys jsonb[], _dues timestamptz[]) returns void
-language plpgsql
-set lock_timeout = 0 as $$   -- notifier.reserve has waited
+language plpgsql as $$
 declare
   _size constant integer := cardinality(arm._keys);
+  _id   bigint;
+  _last bigint[];
   _due  timestamptz;
 begin
   if _size > 1000 and notifier.set_aside('timers', (
@@ -19,7 +21,8 @@ begin
     return;
   end if;
 
-  if not notifier.reserve('notifier.timer', 'notifier.timer_id_seq') then
+  _id := notifier.reserve_number('notifier.timer', 'notifier.timer_id_seq');
+  if _id is null then
     if not notifier.set_aside('timer', (
       select array_agg(jsonb_build_object('event', arm._event, 'key', t.key, 'due_at', t.due_at))
       from (select unnest(arm._keys) as key, unnest(arm._dues) as due_at) t))
@@ -29,11 +32,18 @@ begin
     return;
   end if;
 
-  insert into notifier.timer (event, key, due_at)
-  select arm._event, unnest(arm._keys), unnest(arm._dues);
+  if set_config('lock_timeout', '0', true) is null or _size = 1 then
+    _due := arm._dues[1];
+    insert into notifier.timer (id, event, key, due_at) overriding system value values (_id, arm._event, arm._keys[1], _due);
+  else
+    _last := notifier.keep_lastval();
+    insert into notifier.timer (event, key, due_at)
+    select arm._event, unnest(arm._keys), unnest(arm._dues);
+    perform notifier.put_back_lastval(_last);
+    _due := (select min(t.due_at) from (select unnest(arm._dues) as due_at) t);
+  end if;
 
   -- The service looks once a second when the next timer is due: only a nearer one has to be announced.
-  _due := (select min(t.due_at) from (select unnest(arm._dues) as due_at) t);
   if _due < clock_timestamp() + interval '2 seconds' and notifier.rung() then
     perform notifier.announce(array[json_build_object('due', extract(epoch from _due - clock_timestamp()))::text]);
   end if;

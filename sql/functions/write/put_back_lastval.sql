@@ -1,7 +1,7 @@
 -- notifier.put_back_lastval: let lastval() give a number again. It gives what the session has last seen of the sequence it last took
 -- from: that is made a sequence of ours, and then told to the session as its value.
 --   _last   what notifier.keep_lastval returned
--- Used by: the generated trigger functions, when all of ours is written.
+-- Used by: notifier.record, notifier.arm, notifier.set_aside, notifier.keep_fault, when they have written.
 create or replace function notifier.put_back_lastval(_last bigint[]) returns void
 language plpgsql as $$
 begin

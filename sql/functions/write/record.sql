@@ -2,17 +2,19 @@
 -- put aside in arrays, which takes a fraction of the time, and the service makes rows of them.
 --   _event, _level, _until      of all of them
 --   _users, _messages, _data    one element each a notification
+-- Leaves lock_timeout at 0, to the end of the SET clause it was called under: putting it back would cost each write as much as a lock.
 -- Used by: the generated functions (outside their exception blocks: an insert inside one spends a transaction id),
 -- notifier.send, notifier.work.
 create or replace function notifier.record(
   _event text, _level text, _users text[], _messages text[], _data jsonb[], _until timestamptz default null
 ) returns void
-language plpgsql
-set lock_timeout = 0 as $$   -- notifier.reserve has waited
+language plpgsql as $$
 declare
   _now      constant timestamptz := clock_timestamp();
   _slot     constant smallint := notifier.slot(_now);
   _size     constant integer := cardinality(record._users);
+  _id       bigint;
+  _last     bigint[];
   _xid      xid8;
   _ids      bigint[];
   _payload  text;
@@ -42,7 +44,8 @@ begin
     end if;
   end if;
 
-  if not notifier.reserve('only notifier.notification, notifier.notification_' || _slot, 'notifier.notification_id') then
+  _id := notifier.reserve_number('only notifier.notification, notifier.notification_' || _slot, 'notifier.notification_id');
+  if _id is null then
     if not notifier.set_aside('notification', (
       select array_agg(jsonb_build_object('user_id', n.user_id, 'event', record._event,
         'level', record._level, 'message', n.message, 'data', n.data, 'created_at', _now, 'until', record._until))
@@ -54,17 +57,19 @@ begin
     return;
   end if;
 
-  if _size = 1 then
-    -- What nearly every write tells, by itself: half the time of the other. The id is the one that was taken to reserve.
-    _ids := array[currval('notifier.notification_id')];
+  -- (Called in an IF, it is evaluated as an expression; PERFORM would run a statement.)
+  if set_config('lock_timeout', '0', true) is null or _size = 1 then
+    -- What nearly every write tells, by itself: half the time of the other.
     insert into notifier.notification (id, slot, created_at, user_id, event, level, message, data, until)
-    values (_ids[1], _slot, _now, record._users[1], record._event, record._level, record._messages[1], record._data[1], record._until);
+    values (_id, _slot, _now, record._users[1], record._event, record._level, record._messages[1], record._data[1], record._until);
   else
+    _last := notifier.keep_lastval();
     -- Arrays are unnested in select lists: in FROM they would go through temporary files, which temp_file_limit counts.
     _ids := array(select nextval('notifier.notification_id') from (select generate_series(1, _size)) s);
     insert into notifier.notification (id, slot, created_at, user_id, event, level, message, data, until)
     select unnest(_ids), _slot, _now, unnest(record._users), record._event, record._level, unnest(record._messages),
            unnest(record._data), record._until;
+    perform notifier.put_back_lastval(_last);
   end if;
 
   if notifier.rung() then
@@ -78,7 +83,7 @@ begin
         if octet_length(record._messages[_i]) > 7999 or pg_column_size(record._data[_i]) > 7999 then
           _payload := null;
         else
-          _payload := notifier.payload(row(_ids[_i], _slot, _xid, record._users[_i], record._event, record._level,
+          _payload := notifier.payload(row(case when _size = 1 then _id else _ids[_i] end, _slot, _xid, record._users[_i], record._event, record._level,
             record._messages[_i], record._data[_i], _now, null, null, null, null)::notifier.notification);
         end if;
         _payloads := _payloads || case when octet_length(_payload) <= 7999 then _payload else '{"read":true}' end;

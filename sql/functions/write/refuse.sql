@@ -1,13 +1,18 @@
 -- notifier.refuse: leave out of an event's notifications those whose user_id is empty or longer than 255 bytes, which no index
 -- could hold, and keep a fault of it.
 --   _event      whose they are
---   _refused    how many there are
---   _users, _messages, _data   one element each a notification; they come back without the refused ones, null when nobody is left
--- Used by: the generated functions, for the rare event that has any.
-create or replace function notifier.refuse(_event text, _refused bigint, inout _users text[], inout _messages text[], inout _data jsonb[])
+--   _users, _messages, _data   one element each a notification; they come back without the refused ones, and are null when nobody is left
+-- Used by: the generated functions, where one may be among them.
+create or replace function notifier.refuse(_event text, inout _users text[], inout _messages text[], inout _data jsonb[])
 language plpgsql as $$
+declare
+  _refused bigint;
 begin
-  perform notifier.keep_fault(refuse._event, '22001', refuse._refused || ' rows with a user_id that is empty or longer than 255 bytes');
+  select count(*) into _refused from (select unnest(refuse._users) as user_id) n where octet_length(n.user_id) not between 1 and 255;
+  if _refused = 0 then
+    return;
+  end if;
+  perform notifier.keep_fault(refuse._event, '22001', _refused || ' rows with a user_id that is empty or longer than 255 bytes');
   select array_agg(n.user_id), array_agg(n.message), array_agg(n.data) into _users, _messages, _data
   from (select unnest(refuse._users) as user_id, unnest(refuse._messages) as message, unnest(refuse._data) as data) n
   where octet_length(n.user_id) between 1 and 255;

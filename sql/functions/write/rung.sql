@@ -6,13 +6,17 @@
 create or replace function notifier.rung() returns boolean
 language plpgsql as $$
 begin
+  if coalesce(current_setting('notifier.doorbell', true), '') <> '' then
+    case notifier.doorbell()
+      when 'off' then return false;
+      when 'on' then return pg_notification_queue_usage() < 0.25;
+      else null;
+    end case;
+  end if;
   -- The bell in one expression: between two statements a cancel would leave the lock behind in a pooled session. A full queue
   -- would fail the COMMIT.
-  return case notifier.doorbell()
-      when 'off' then false
-      when 'on' then true
-      else case when pg_try_advisory_lock_shared(7809647138214477426)
-                then not pg_advisory_unlock_shared(7809647138214477426) else true end end
+  return case when pg_try_advisory_lock_shared(7809647138214477426)
+              then not pg_advisory_unlock_shared(7809647138214477426) else true end
     and pg_notification_queue_usage() < 0.25;
 exception when others then
   return false;   -- out of shared memory for the lock, say

@@ -7,11 +7,13 @@ create or replace function notifier.schedule(
   _user text default null, _event text default null, _level text default null, _message text default null, _data jsonb default null
 ) returns void
 language plpgsql
-set lock_timeout = 0 as $$   -- notifier.reserve waits
+set lock_timeout = '50ms' as $$   -- of notifier.reserve_number
 declare
   _id bigint;
 begin
-  if notifier.reserve('notifier.scheduled', 'notifier.scheduled_id_seq') then
+  _id := notifier.reserve_number('notifier.scheduled', 'notifier.scheduled_id_seq');
+  if _id is not null then
+    set local lock_timeout = 0;
     insert into notifier.scheduled (send_at, key, user_id, event, level, message, data)
     values (_send_at, _key, _user, _event, _level, _message, _data);
     return;

@@ -8,10 +8,12 @@ language plpgsql
 set lock_timeout = '50ms' as $$
 declare
   _waited constant text := coalesce(current_setting('notifier.waited', true), '');
+  _last   bigint[];
 begin
   if _waited <> '' then
     perform set_config('lock_timeout', case _waited when 'once' then '25ms' else '1ms' end, true);
   end if;
+  _last := notifier.keep_lastval();
   begin
     lock table notifier.spill in row exclusive mode;
     perform nextval('notifier.spill_id_seq');
@@ -22,8 +24,9 @@ begin
     end if;
     return false;
   end;
-  set local lock_timeout = 0;   -- see notifier.reserve
+  set local lock_timeout = 0;   -- see notifier.reserve_number
   insert into notifier.spill (kind, record) select set_aside._kind, unnest(set_aside._records);
+  perform notifier.put_back_lastval(_last);
   return true;
 end
 $$;
