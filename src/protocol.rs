@@ -2,6 +2,7 @@
 
 mod cursor;
 mod frames;
+mod numbers;
 mod read;
 
 use std::borrow::Borrow;
@@ -120,7 +121,8 @@ pub struct Notification {
     pub level: Level,
     /// The text to show.
     pub message: String,
-    /// The query's other columns, passed on untouched.
+    /// The query's other columns; numbers that a browser would round are texts.
+    #[serde(deserialize_with = "data")]
     pub data: Box<RawValue>,
     /// When it was created, by the database's clock. With `id` it tells one row from every other: an id alone may come back after
     /// a crash.
@@ -212,6 +214,10 @@ impl Relayed {
 /// Ids travel as strings, since JSON readers lose integers beyond 2^53.
 fn number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<RawValue>, D::Error> {
+    Box::deserialize(deserializer).map(numbers::readable)
 }
 
 /// What a NOTIFY on our channel says.

@@ -1,4 +1,5 @@
--- notifier.data_expression: the columns of an event's query but user_id, as an SQL expression over `q` that gives `data`.
+-- notifier.data_expression: the columns of an event's query but user_id, as an SQL expression over `q` that gives `data`. Numbers go
+-- as they are: whoever tells them to browsers knows what those can read (src/protocol/numbers.rs).
 --   _columns   of the query: [{"name": .., "type": ..}]
 --   returns    an SQL expression of type jsonb
 -- Used by: notifier.told_select.
@@ -9,12 +10,8 @@ return (
   from (
     -- A function takes 100 arguments: 50 columns at a time.
     select (c.position - 1) / 50 as number,
-           string_agg(format('%L, ', c.name) || case when c.type in ('bigint', 'numeric')
-             -- JavaScript loses integers beyond 2^53: those go as strings.
-             then format('case when q.%1$I not between -9007199254740991 and 9007199254740991
-                          then to_jsonb(q.%1$I::text) else to_jsonb(q.%1$I) end', c.name)
-             else format('q.%I', c.name) end, ', ' order by c.position) as pairs
-    from (select e.value ->> 'name' as name, e.value ->> 'type' as type, row_number() over (order by e.position) as position
+           string_agg(format('%1$L, q.%1$I', c.name), ', ' order by c.position) as pairs
+    from (select e.value ->> 'name' as name, row_number() over (order by e.position) as position
           from jsonb_array_elements(data_expression._columns) with ordinality as e(value, position)
           where e.value ->> 'name' <> 'user_id') c
     group by 1

@@ -9,7 +9,7 @@
 create or replace function notifier.message_expression(_title text, _message text, _columns jsonb) returns text
 language plpgsql stable as $$
 declare
-  _parts text[] := array['''''::text'];
+  _parts text[] := '{}';
   _token text;
   _name  text;
   _names text[];
@@ -18,7 +18,7 @@ begin
     select m[1] from regexp_matches(message_expression._message, '(\{\{|\}\}|\{[^{}]*\}|[^{}]+|[{}])', 'g') as m
   loop
     if _token in ('{{', '}}') then
-      _parts := _parts || quote_literal(left(_token, 1));
+      _parts := _parts || (quote_literal(left(_token, 1)) || '::text');
     elsif _token in ('{', '}') then
       raise exception '%: the message has an unpaired "%"', message_expression._title, _token
         using errcode = 'syntax_error', detail = 'Between { and } stands a column of the query.',
@@ -40,9 +40,9 @@ begin
         then format('coalesce(to_char(q.%I, %L), %L)', _name, substr(_token, position(':' in _token) + 1), '')
         else format('coalesce(q.%I::text, %L)', _name, '') end;
     else
-      _parts := _parts || quote_literal(_token);
+      _parts := _parts || (quote_literal(_token) || '::text');
     end if;
   end loop;
-  return array_to_string(_parts, ' || ');
+  return coalesce(nullif(array_to_string(_parts, ' || '), ''), '''''::text');
 end
 $$;
