@@ -12,41 +12,47 @@ declare
   _name     text := 'notifier.on_write_' || notifier.function_number('write', write_function._source, write_function._operation);
   _rows     text := case write_function._operation when 'delete' then 'old' else 'new' end;
   _into     constant text := E'\n    into _users, _messages, _data';
+  -- Nothing is called by it, but all that is called below the block has to exist, or this is a fault.
+  _whole    constant text := '(true or notifier.whole())';
   _parts    text[] := '{}';
   _matches  text[] := '{}';   -- of each part, whether it has anything to do
   _matches1 text[] := '{}';   -- the same where one row was updated: then there is nothing to pair
   _tables   text;
   _single   text;
   _part     text;
+  _several  boolean;
+  _all      notifier.definition[];
   _d        notifier.definition;
 begin
   if not exists (select from pg_catalog.pg_class c where c.oid = write_function._source) then
     return null;
   end if;
-  for _d in
-    select d.* from notifier.definition d
+  _all := array(
+    select d from notifier.definition d
     where d.source = write_function._source and d.paused_at is null
       and write_function._operation = any (string_to_array(d.operation, ' or '))
       -- Without a primary key, which it had when it was defined, a timer's rows could not be found again.
       and (d.kind = 'write' or notifier.key_text(d.source, 'list') is not null)
-    order by d.name
-  loop
+    order by d.name);
+  _several := cardinality(_all) > 1;
+
+  -- (Each expression of PL/pgSQL is set up anew in each transaction, which costs more than to evaluate it: there are few.)
+  foreach _d in array _all loop
     if _d.kind = 'write' then
       _tables := notifier.change_tables(write_function._operation, _d.operation);
       _single := notifier.change_tables(write_function._operation, _d.operation, true);
       _matches := _matches || notifier.match_expression(_tables, _d.query);
       _matches1 := _matches1 || notifier.match_expression(_single, _d.query);
       _part := format($part$
-    _users := null;
-    if %1$s_rows <= 32 then
+    if %1$s_rows <= 32 and %4$s then
 %2$s;
     else
       execute %3$L into _users, _messages, _data;
     end if;
 $part$,
         case when _single <> _tables then
-          format(E'_rows = 1 then\n%s;\n    elsif ', notifier.told_select(_single, _into, _d)) end,
-        notifier.told_select(_tables, _into, _d), notifier.told_select(_tables, '', _d));
+          format(E'_rows = 1 and %s then\n%s;\n    elsif ', _whole, notifier.told_select(_single, _into, _d)) end,
+        notifier.told_select(_tables, _into, _d), notifier.told_select(_tables, '', _d), _whole);
     else
       -- A timer is armed by a write that makes or moves its due time, and by any write between `due` and `until`: the row
       -- may begin to qualify only now.
@@ -67,24 +73,19 @@ $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
       _matches := _matches || format('exists (%s)', _tables);
       _matches1 := _matches1 || format('exists (%s)', _tables);
       _part := format($part$
-    _keys := null;
-    if _rows <= 32 then
+    if _rows <= 32 and %3$s then
       select array_agg(t.key), array_agg(t.due) into _keys, _dues from (%1$s) t;
     else
       execute %2$L into _keys, _dues;
     end if;
-$part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t', _tables));
+$part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t', _tables), _whole);
     end if;
 
-    -- The block only reads: an insert inside it would spend a subtransaction id for each statement. (`false and`: nothing is called,
-    -- but all that is called below the block has to exist.)
+    -- The block only reads: an insert inside it would spend a subtransaction id for each statement.
     _parts := _parts || format($part$
   -- %1$s
-  if _match is null or _match[%2$s] then%6$s
-    _at := clock_timestamp();
+%2$s    _at := clock_timestamp();
     begin%3$s
-    _rows := _rows + (false and notifier.whole())::integer;
-
     exception when serialization_failure or deadlock_detected then raise;
     when others or assert_failure then
       _users := null;
@@ -103,8 +104,14 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
                                                else 'its query took more than 5 s for more than 32 rows' end);
     end if;
 %5$s
-  end if;
-$part$, _d.name, cardinality(_matches), _part, _d.kind = 'timer',
+%6$s$part$, _d.name,
+      case when _several then format($match$  if _match is null or _match[%s] then
+    if _unlimited then   -- by what the part before has written
+      _unlimited := set_config('lock_timeout', case coalesce(current_setting('notifier.waited', true), '')
+        when '' then '50ms' else '1ms' end, true) is null;
+    end if;
+$match$, cardinality(_matches)) end,
+      _part, _d.kind = 'timer',
       case _d.kind when 'write' then format($told$
     if cardinality(_users) > 1 or octet_length(_users[1]) not between 1 and 255 then
       select * into _users, _messages, _data from notifier.refuse(%1$L, _users, _messages, _data);
@@ -116,12 +123,7 @@ $part$, _d.name, cardinality(_matches), _part, _d.kind = 'timer',
     if _keys is not null then
       _unlimited := notifier.arm(%1$L, _keys, _dues) is not null;
     end if;$armed$, _d.name) end,
-      -- What the part before has written was written without a lock_timeout.
-      case when cardinality(_matches) > 1 then $limit$
-    if _unlimited then
-      _unlimited := set_config('lock_timeout', case coalesce(current_setting('notifier.waited', true), '')
-        when '' then '50ms' else '1ms' end, true) is null;
-    end if;$limit$ end);
+      case when _several then E'  end if;\n' end);
   end loop;
 
   execute format($function$create or replace function %1$s() returns trigger
@@ -176,7 +178,7 @@ begin
   return null;
 end
 $body$, _rows,
-    case when cardinality(_parts) > 1 then
+    case when _several then
       -- Most writes match nothing: of several events that is asked in one statement. Whether it failed or was slow is then asked
       -- of each by itself. Plans over transition tables keep the size of the first statement, so large ones are planned afresh.
       format($match$
