@@ -1,12 +1,16 @@
-//! From the acknowledgement of a commit to the frame, beside a floor: a plain trigger's NOTIFY, as a LISTEN in this process hears
-//! it. Both are stamped by the same clock, written by the same code, and read by one thread.
+//! From the acknowledgement of a commit to the frame, beside two floors: a plain trigger's NOTIFY, as a LISTEN in this process hears
+//! it; and the same with the one hop more that a server has, a LISTEN on a thread of its own that writes what it hears to a TCP
+//! connection and does nothing else. All are stamped by the same clock, written by the same code, and read by one thread.
 
 use std::future::poll_fn;
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio_postgres::{AsyncMessage, NoTls};
@@ -18,6 +22,9 @@ use crate::support::{Crowd, Place, Socket, Table, count, eventually, is_quick, m
 const USERS: u64 = 100;
 /// More events than one run has.
 const MOST: usize = 1 << 18;
+
+/// What is compared: the table that is written to, which is the channel of the floors as well.
+const WAYS: [&str; 3] = ["told", "floor", "hop"];
 
 /// How fast events come.
 struct Pace {
@@ -74,10 +81,12 @@ pub async fn run() {
     owner.batch_execute("insert into public.told (user_id, number) values (1, 100000)").await.unwrap();
     let sql = "select octet_length(notifier.payload(n)) from notifier.notification n";
     let size: i32 = owner.query_one(sql, &[]).await.unwrap().get(0);
-    let trigger = format!(
-        "create trigger plain after insert on public.floor for each row execute function public.ring_plainly({size})"
-    );
-    owner.batch_execute(&trigger).await.unwrap();
+    for floor in &WAYS[1..] {
+        let trigger = format!(
+            "create trigger plain after insert on public.{floor} for each row execute function public.ring_plainly({size}, {floor})"
+        );
+        owner.batch_execute(&trigger).await.unwrap();
+    }
 
     let service = place.serve("app").await;
     let stamps = Arc::new(Stamps::new());
@@ -106,9 +115,13 @@ pub async fn run() {
             "frame p50",
             "p99",
             "p99.9",
-            "floor p50",
+            "LISTEN p50",
             "p99",
             "p99.9",
+            "p50 ratio",
+            "p99 ratio",
+            "LISTEN and a write p50",
+            "p99",
             "p50 ratio",
             "p99 ratio",
         ],
@@ -125,21 +138,26 @@ pub async fn run() {
             }
             let duration = Duration::from_secs_f64(if is_quick() { seconds / 4.0 } else { seconds });
             let pace = Pace { per_second, writers, duration };
-            let mut figures = [Vec::new(), Vec::new()];
+            let mut figures = [Vec::new(), Vec::new(), Vec::new()];
             for _ in 0..rounds() {
-                for (figures, table) in figures.iter_mut().zip(["told", "floor"]) {
+                for (figures, table) in figures.iter_mut().zip(WAYS) {
                     figures.push(slice(&place.url("app"), table, &pace, &stamps).await);
                 }
             }
-            let [ours, floor] = &figures;
-            let ratio = |at: usize| median(ours.iter().zip(floor).map(|(ours, floor)| ours[at] / floor[at]).collect());
-            let ratios = [ratio(1), ratio(2)];
-            let [ours, floor] = [medians(ours), medians(floor)];
+            let [ours, floor, hop] = &figures;
+            let ratio = |floor: &[[f64; 4]], at: usize| {
+                let ratio = median(ours.iter().zip(floor).map(|(ours, floor)| ours[at] / floor[at]).collect());
+                // There is none where something arrived before its writer had seen the acknowledgement.
+                if ratio > 0.0 { format!("{ratio:.2}") } else { "-".to_owned() }
+            };
+            let ratios = [floor, hop].map(|floor| [ratio(floor, 1), ratio(floor, 2)]);
+            let [ours, floor, hop] = [medians(ours), medians(floor), medians(hop)];
             let mut cells = vec![idle.to_string(), per_second.to_string()];
             cells.extend([ours[0], floor[0]].map(|rate| format!("{rate:.0}")));
-            cells.extend([&ours[1..], &floor[1..]].concat().iter().map(|ms| format!("{ms:.3}")));
-            // There is none where something arrived before its writer had seen the acknowledgement.
-            cells.extend(ratios.map(|ratio| if ratio > 0.0 { format!("{ratio:.2}") } else { "-".to_owned() }));
+            let ms = |ms: &[f64]| ms.iter().map(|ms| format!("{ms:.3}")).collect::<Vec<_>>();
+            cells.extend(
+                [ms(&ours[1..]), ms(&floor[1..]), ratios[0].to_vec(), ms(&hop[1..3]), ratios[1].to_vec()].concat(),
+            );
             table.row(&cells);
         }
         if let Some(crowd) = crowd {
@@ -219,15 +237,46 @@ async fn listen(url: &str, address: std::net::SocketAddr, stamps: Arc<Stamps>) -
             }
         });
     }
+    let mut hop = hop(url.to_owned()).await;
+    let told = stamps.clone();
+    tokio::spawn(async move {
+        while let Ok(number) = hop.read_i64().await {
+            told.arrive(Some(number), told.now());
+        }
+    });
+    hear(url, "floor", move |number| stamps.arrive(Some(number), stamps.now())).await
+}
+
+/// The second floor: a thread that does nothing but listen and write. Returns where what it writes arrives.
+async fn hop(url: String) -> TcpStream {
+    let here = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = here.local_addr().unwrap();
+    thread::spawn(move || {
+        runtime().block_on(async {
+            let mut there = std::net::TcpStream::connect(address).unwrap();
+            there.set_nodelay(true).unwrap();
+            let _client = hear(&url, "hop", move |number| {
+                // Nobody reads any more when the bench is over.
+                let _ = there.write_all(&number.to_be_bytes());
+            })
+            .await;
+            std::future::pending::<()>().await;
+        });
+    });
+    here.accept().await.unwrap().0
+}
+
+/// Calls back with the number of each NOTIFY. What it returns has to be kept.
+async fn hear(url: &str, channel: &str, mut heard: impl FnMut(i64) + Send + 'static) -> tokio_postgres::Client {
     let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(async move {
-        while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(notification) = message.expect("the listener's connection") {
-                stamps.arrive(notification.payload().trim_end().parse().ok(), stamps.now());
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                heard(notification.payload().trim_end().parse().unwrap());
             }
         }
     });
-    client.batch_execute("listen floor").await.unwrap();
+    client.batch_execute(&format!("listen {channel}")).await.unwrap();
     client
 }
 

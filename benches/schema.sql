@@ -16,12 +16,13 @@ select notifier.define_event(
   message   => 'This is number {number}.',
   query     => $$ select user_id, number, nullif(filler, '') as filler from new $$);
 
--- The same row for a plain LISTEN. The trigger that calls the function is made where the size of a payload is known.
+-- The same row for plain LISTENs. The triggers that call the function are made where the size of a payload is known.
 create table public.floor (like public.told including all);
+create table public.hop   (like public.told including all);
 
 create function public.ring_plainly() returns trigger language plpgsql as $$
 begin
-  perform pg_notify('floor', rpad(new.number::text, tg_argv[0]::integer));
+  perform pg_notify(tg_argv[1], rpad(new.number::text, tg_argv[0]::integer));
   return null;
 end
 $$;
@@ -30,6 +31,7 @@ $$;
 create table public.account (id bigint primary key, user_id bigint not null, balance bigint not null) with (fillfactor = 50);
 create table public.account_told   (like public.account including all) with (fillfactor = 50);
 create table public.account_rung   (like public.account including all) with (fillfactor = 50);
+create table public.account_outbox (like public.account including all) with (fillfactor = 50);
 
 select notifier.define_event(
   name      => 'bench.balance',
@@ -45,6 +47,16 @@ create table public.outbox (
   user_id    text  not null,
   data       jsonb not null
 );
+
+-- The least there is: a row of an outbox, and nobody is told.
+create function public.outbox() returns trigger language plpgsql as $$
+begin
+  insert into public.outbox (user_id, data) values (new.user_id, jsonb_build_object('account_id', new.id, 'balance', new.balance));
+  return null;
+end
+$$;
+
+create trigger outbox after update on public.account_outbox for each row execute function public.outbox();
 
 create function public.outbox_and_notify() returns trigger language plpgsql as $$
 declare

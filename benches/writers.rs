@@ -26,18 +26,20 @@ struct Way {
     options: &'static str,
 }
 
-const WAYS: [Way; 5] = [
+const WAYS: [Way; 6] = [
     Way { name: "no trigger", database: UNSERVED, table: "account", options: "" },
     Way { name: "row only", database: UNSERVED, table: "account_told", options: "-c notifier.doorbell=off" },
     Way { name: "service stopped", database: UNSERVED, table: "account_told", options: "" },
     Way { name: "service runs", database: SERVED, table: "account_told", options: "" },
     Way { name: "NOTIFY in the writer", database: UNSERVED, table: "account_rung", options: "" },
+    Way { name: "bare outbox", database: UNSERVED, table: "account_outbox", options: "" },
 ];
 const NONE: usize = 0;
 const ROW: usize = 1;
 const STOPPED: usize = 2;
 const OURS: usize = 3;
 const NOTIFY: usize = 4;
+const OUTBOX: usize = 5;
 
 pub async fn run() {
     let place = Place::with(&[SERVED, UNSERVED]).await;
@@ -55,7 +57,9 @@ pub async fn run() {
 
     let mut columns = vec!["clients".to_owned(), "flush".to_owned()];
     columns.extend(WAYS.map(|way| way.name.to_owned()));
-    columns.extend(["runs / none", "runs / row only", "stopped / row only", "runs / NOTIFY"].map(str::to_owned));
+    columns.extend(
+        ["runs / none", "runs / row only", "stopped / row only", "runs / NOTIFY", "outbox / none"].map(str::to_owned),
+    );
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let table =
         Table::new("`writers`: commits/s of one-row updates; a ratio is the median of the rounds' ratios", &columns);
@@ -90,7 +94,7 @@ pub async fn run() {
         let mut cells = vec![clients.to_string(), flush.to_owned()];
         let figure = |figure: f64, text: String| if figure.is_nan() { String::new() } else { text };
         cells.extend(medians(&figures).map(|commits| figure(commits, format!("{commits:.0}"))));
-        for (of, to) in [(OURS, NONE), (OURS, ROW), (STOPPED, ROW), (OURS, NOTIFY)] {
+        for (of, to) in [(OURS, NONE), (OURS, ROW), (STOPPED, ROW), (OURS, NOTIFY), (OUTBOX, NONE)] {
             cells.push(figure(ratio(of, to), format!("{:.2}", ratio(of, to))));
         }
         table.row(&cells);
