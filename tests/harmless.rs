@@ -131,6 +131,28 @@ async fn a_transaction_that_had_to_wait_for_a_lock_waits_once() {
     assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
 }
 
+/// However Postgres plans it: as the planner sees a table that autovacuum found empty, a plan that asks for "the first" once for each
+/// row was the cheapest, and all was done in one statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_aside_is_moved_piece_by_piece() {
+    let database = Database::new().await;
+    let superuser = database.superuser().await;
+    superuser
+        .batch_execute(
+            "update pg_class set relpages = 1, reltuples = 0 where oid = 'notifier.spill'::regclass;
+             insert into notifier.spill (kind, record)
+             select 'notifications', jsonb_build_object('event', 'a.piece', 'level', 'info', 'created_at', clock_timestamp(),
+               'users', array['8'], 'messages', array[n::text], 'data', array['{}'::jsonb])
+             from generate_series(1, 3) n",
+        )
+        .await
+        .unwrap();
+    for moved in 1..=3_i64 {
+        database.run("select notifier.work()").await;
+        assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, moved);
+    }
+}
+
 /// Small first or large first: neither order makes the other slow, and a statement spends no more ids than that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_of_100_000_rows_is_told_and_spends_no_more_than_three_transaction_ids() {

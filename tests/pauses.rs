@@ -141,6 +141,19 @@ async fn an_event_that_does_nothing_but_fail_is_paused_and_its_faults_are_counte
 }
 
 /// Messages name values, and there is no end to those.
+/// To count is to walk the newest 100,000 notifications, and the service looks for work many times a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_counted_where_nothing_failed() {
+    let database = Database::new().await;
+    let superuser = database.superuser().await;
+    superuser.batch_execute("begin; set local track_functions = 'pl'; select notifier.work()").await.unwrap();
+    let called = "select count(*) from pg_stat_xact_user_functions where schemaname = 'notifier' and funcname = ";
+    for (function, times) in [("work", 1), ("count_faults", 0)] {
+        let row = superuser.query_one(&format!("{called}'{function}'"), &[]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), times, "{function}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_ever_different_messages_are_kept_in_few_rows() {
     let database = Database::new().await;

@@ -23,7 +23,7 @@ begin
 
   with taken as (
     delete from notifier.fault_record r
-    where r.id in (select f.id from notifier.fault_record f order by f.id limit 5000 for update skip locked)
+    where r.id = any (array(select f.id from notifier.fault_record f order by f.id limit 5000 for update skip locked))
     returning r.*
   )
   select array_agg(t order by t.id) into _taken from taken t;

@@ -17,8 +17,9 @@ declare
 begin
   with taken as (
     delete from notifier.spill s
-    where s.id in (select t.id from notifier.spill t where t.kind not in ('notifications', 'timers')
-                   order by t.id limit 500 for update skip locked)
+    where s.id = any (array(   -- (An `in` may be asked again for each row, and what is deleted by then is another 500.)
+      select t.id from notifier.spill t where t.kind not in ('notifications', 'timers')
+      order by t.id limit 500 for update skip locked))
     returning s.*
   ), notifications as (
     insert into notifier.notification (slot, created_at, user_id, event, level, message, data, until)
@@ -62,7 +63,8 @@ begin
   -- Under a key the last call counts: what stands before it goes with it, and so it cannot come up again when its time comes.
   with taken as (
     delete from notifier.scheduled s
-    where s.id in (select t.id from notifier.scheduled t where t.send_at <= _now order by t.send_at limit 100 for update skip locked)
+    where s.id = any (array(
+      select t.id from notifier.scheduled t where t.send_at <= _now order by t.send_at limit 100 for update skip locked))
     returning s.*
   ), superseded as (
     delete from notifier.scheduled s
@@ -79,8 +81,8 @@ begin
   -- What one statement told or armed by the thousand, some thousands at a time and after everything that is small.
   with taken as (
     delete from notifier.spill s
-    where s.id in (select t.id from notifier.spill t where t.kind in ('notifications', 'timers')
-                   order by t.id limit 1 for update skip locked)
+    where s.id = any (array(
+      select t.id from notifier.spill t where t.kind in ('notifications', 'timers') order by t.id limit 1 for update skip locked))
     returning s.*
   ), parts as materialized (   -- else the whole record would be read again for each of its rows
     select p.*, notifier.slot(p.created_at) as slot from taken t cross join lateral jsonb_to_record(t.record) as p(
@@ -133,11 +135,13 @@ begin
   end if;
 
   begin
-    if (exists (select from notifier.fault_record offset 999)
-        or (select f.recorded_at from notifier.fault_record f order by f.id limit 1) < _now - interval '1 minute')
-      and notifier.count_faults()
+    if exists (select from notifier.fault_record offset 999)
+      or exists (select from (select f.recorded_at from notifier.fault_record f order by f.id limit 1) f
+                 where f.recorded_at < _now - interval '1 minute')
     then
-      return 0;
+      if notifier.count_faults() then
+        return 0;
+      end if;
     end if;
   exception when others or assert_failure or query_canceled then
     perform notifier.keep_fault('notifier.count_faults', sqlstate, sqlerrm);
