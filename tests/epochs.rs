@@ -189,6 +189,32 @@ async fn a_confirmation_is_of_a_row_and_not_of_its_id() {
     assert_eq!((confirm(1).await, confirm(0).await, confirm(0).await), (0, 1, 0));
 }
 
+/// Neighbours are found together, and confirmed one by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmation_leaves_out_what_is_held_and_what_is_between() {
+    let database = Database::new().await;
+    database.run("select notifier.send('8', 'info', n::text) from generate_series(1, 100) n").await;
+    // Every second one, and each also as a row that a crash took and that had its id.
+    let confirm = "select array[c.confirmed] || c.held from (
+          select array_agg(n.id) as ids, array_agg(n.slot) as slots,
+                 array_agg((extract(epoch from n.created_at) * 1000000)::bigint) as created
+          from notifier.notification n where n.message::integer % 2 = 0
+        ) k, lateral (select array_agg(o - 5000000) as before from unnest(k.created) o) o,
+        lateral notifier.confirm(k.ids || k.ids, k.slots || k.slots, o.before || k.created) c";
+    let held: Vec<i64> =
+        database.one("select array_agg(id) from notifier.notification where message in ('7', '8')").await;
+    let holder = database.superuser().await;
+    holder
+        .batch_execute("begin; select from notifier.notification where message in ('7', '8') for update")
+        .await
+        .unwrap();
+    assert_eq!(database.one::<Vec<i64>>(confirm).await, [49, held[1]]);
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(database.one::<Vec<i64>>(confirm).await, [1]);
+    let even = "select bool_and((message::integer % 2 = 0) = (delivered_at is not null)) from notifier.notification";
+    assert!(database.one::<bool>(even).await);
+}
+
 /// A mailbox that was full when the epoch began: what waits in it can be acknowledged, and what follows comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_has_fallen_behind_goes_on_in_another_epoch() {
