@@ -2,9 +2,10 @@
 --   returns   the reason in words; null while the present epoch lasts
 -- Used by: notifier.identify, notifier.is_present, notifier.remember.
 create or replace function notifier.begun_because() returns text
-language sql volatile   -- a snapshot of its own: asked again after waiting for a lock
+language plpgsql volatile   -- a snapshot of its own: asked again after waiting for a lock
 set search_path = pg_catalog, pg_temp as $$
-  select case
+begin
+  return (select case
     when e.system_identifier <> (select c.system_identifier from pg_control_system() c)
       or e.database <> (select d.oid from pg_catalog.pg_database d where d.datname = current_database())
       then 'restored into another database'
@@ -15,5 +16,6 @@ set search_path = pg_catalog, pg_temp as $$
   end
   from notifier.progress p
   cross join (select * from notifier.epoch order by number desc limit 1) e
-  left join notifier.incarnation i on i.epoch = e.number
+  left join notifier.incarnation i on i.epoch = e.number);
+end
 $$;
