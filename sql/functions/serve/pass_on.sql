@@ -37,21 +37,19 @@ begin
     raise exception 'another epoch has begun' using errcode = 'object_not_in_prerequisite_state';
   end if;
 
-  -- One statement, and so one snapshot: the rows, and the position they are read at.
-  select pg_current_snapshot(), array(
-    select notifier.payload(n)
-    from (
-      select * from (
-        select * from notifier.notification where xid >= pg_snapshot_xmax(pass_on._read)
-        union all
-        select * from notifier.notification where xid = any (_running)
-      ) n
-      order by n.id
-      limit _most + 1
+  -- One statement, and so one snapshot: the rows, and the position they are read at. Payloads are made where they are told.
+  with n as materialized (
+    select * from (
+      select * from notifier.notification where xid >= pg_snapshot_xmax(pass_on._read)
+      union all
+      select * from notifier.notification where xid = any (_running)
     ) n
-    order by n.id)
-  into _position, _payloads;
-  new_rows := cardinality(_payloads);
+    order by n.id
+    limit _most + 1
+  )
+  select pg_current_snapshot(), c.count, case when c.count <= _most then array(select notifier.payload(n) from n order by n.id) end
+  from (select count(*) from n) c
+  into _position, new_rows, _payloads;
   "position" := _position::text;
 
   if new_rows > 0 and pg_notification_queue_usage() < 0.25 then
