@@ -6,6 +6,7 @@ mod living;
 mod roles;
 
 use crate::support::{Database, Service, Socket, eventually};
+use crate::survival;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_column_was_renamed_the_write_succeeds_and_the_fault_is_kept() {
@@ -147,9 +148,12 @@ async fn what_was_put_aside_is_moved_piece_by_piece() {
         )
         .await
         .unwrap();
+    let (_listening, mut heard) = survival::listen(&database).await;
     for moved in 1..=3_i64 {
-        database.run("select notifier.work()").await;
+        // While it is asked for, each piece is announced: it is read while the next one is moved.
+        database.run("set notifier.doorbell = 'on'; select notifier.work()").await;
         assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, moved);
+        assert_eq!(heard.recv().await.unwrap(), r#"{"read":true}"#);
     }
 }
 

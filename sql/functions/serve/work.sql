@@ -10,6 +10,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   _now      constant timestamptz := clock_timestamp();
   _done     bigint;
+  _tell     boolean;
   _event    text;
   _backfill notifier.backfill;
   _last_key jsonb;
@@ -41,8 +42,11 @@ begin
     select distinct t.record ->> 'event', _now + interval '10 seconds' from taken t where t.kind = 'backfill'
     on conflict (event) do update set pass = 2, after_key = null where backfill.pass = 3
   )
-  select count(*) into _done from taken;
+  select count(*), bool_or(t.kind = 'notification') into _done, _tell from taken t;
   if _done > 0 then
+    if _tell and notifier.rung() then
+      perform notifier.announce(array['{"read":true}']);
+    end if;
     return 0;
   end if;
 
@@ -99,8 +103,12 @@ begin
     from parts p cross join lateral
       rows from (jsonb_array_elements(p.keys), jsonb_array_elements_text(p.dues)) as n(key, due_at)
   )
-  select count(*) into _done from taken;
+  select count(*), bool_or(t.kind = 'notifications') into _done, _tell from taken t;
   if _done > 0 then
+    -- Each piece is read while the next is made.
+    if _tell and notifier.rung() then
+      perform notifier.announce(array['{"read":true}']);
+    end if;
     return 0;
   end if;
 
