@@ -5,13 +5,9 @@
 -- Used by: notifier.record, notifier.stream, notifier.pass_on, notifier.opened, notifier.missed, notifier.inbox.
 create or replace function notifier.payload(_n notifier.notification) returns text
 language sql stable parallel safe
-return json_build_object(
-  'id',         (payload._n).id::text,
-  'slot',       (payload._n).slot,
-  'xid',        (payload._n).xid::text,
-  'user_id',    (payload._n).user_id,
-  'event',      (payload._n).event,
-  'level',      (payload._n).level,
-  'message',    (payload._n).message,
-  'data',       (payload._n).data,
-  'created_at', to_char((payload._n).created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))::text;
+-- By hand, since json_build_object takes twice as long. What is given as it is needs no quoting: numbers, a level, a time.
+return concat(
+  '{"id":"', (payload._n).id, '","slot":', (payload._n).slot, ',"xid":"', (payload._n).xid,
+  '","user_id":', to_json((payload._n).user_id), ',"event":', to_json((payload._n).event),
+  ',"level":"', (payload._n).level, '","message":', to_json((payload._n).message), ',"data":', (payload._n).data,
+  ',"created_at":"', to_char((payload._n).created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '"}');
