@@ -8,7 +8,7 @@ use clap::Parser;
 use parkmate_notifier::{cli, config::Cli};
 use tokio::runtime::Runtime;
 use tracing::Level;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -22,8 +22,11 @@ fn main() -> ExitCode {
     let lines =
         tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr).log_internal_errors(false);
     // Whatever is asked for: below info the Postgres client tells the parameters of statements, and some are credentials.
-    let discreet = filter_fn(|told| !told.target().starts_with("tokio_postgres") || *told.level() <= Level::INFO);
-    tracing_subscriber::registry().with(lines.with_filter(filter)).with(discreet).init();
+    let discreet = filter_fn(|told| !told.target().starts_with("tokio_postgres") || *told.level() <= Level::INFO)
+        .with_max_level_hint(LevelFilter::TRACE);
+    // One filter of the two, which knows the finest level it lets through: with a filter beside it each call to the `log` crate, which
+    // parsing a WebSocket frame makes several of, would be looked at to be dropped.
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(discreet))).init();
     let ended = Runtime::new().map_err(Into::into).and_then(|runtime| {
         let ended = runtime.block_on(cli::run(command));
         // A name server that does not answer must not hold up the end.
