@@ -10,7 +10,9 @@ mod tls;
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::ready;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::Object;
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Config, Row, SimpleQueryRow};
+use tokio_postgres::{Config, Row, RowStream, SimpleQueryRow};
 use tracing::error;
 
 use crate::protocol::{Cursor, Epoch, Notification, Position};
@@ -275,7 +277,7 @@ impl Store {
         if head.epoch != after.epoch {
             bail!(OtherEpoch(head.epoch));
         }
-        while let Some(row) = lease.limit(ANSWER_LIMIT, rows.try_next()).await? {
+        while let Some(row) = lease.next(ANSWER_LIMIT, &mut rows).await? {
             decode(row.try_get(5)?).into_iter().for_each(&mut publish);
         }
         lease.limit(ANSWER_LIMIT, lease.batch_execute(STATEMENT_LIMIT)).await?;
@@ -399,11 +401,25 @@ impl Lease {
         self.asking.store(true, Ordering::Relaxed);
         let answer = timeout(limit, question).await.context("the database does not answer")?;
         let answer = answer?;
+        self.is_the_one_to_ask()?;
+        self.asking.store(false, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// The next row of an answer. One that has arrived is not timed, which costs half as much as to decode it.
+    async fn next(&self, limit: Duration, rows: &mut Pin<&mut RowStream>) -> Result<Option<Row>> {
+        match rows.try_next().now_or_never() {
+            Some(Ok(row)) if self.is_the_one_to_ask().is_ok() => Ok(row),
+            Some(arrived) => self.limit(limit, ready(arrived)).await,
+            None => self.limit(limit, rows.try_next()).await,
+        }
+    }
+
+    fn is_the_one_to_ask(&self) -> Result<()> {
         // Another server is the primary now, or this one was started again.
         let asked = Object::pool(self).is_some_and(|pool| !pool.is_closed());
         ensure!(asked, "the server that answered is not the one to ask any more");
-        self.asking.store(false, Ordering::Relaxed);
-        Ok(answer)
+        Ok(())
     }
 }
 
