@@ -1,8 +1,8 @@
 //! One socket's life: catch up, deliver, confirm, close. One task, one `select!`.
 //!
-//! After each batch of frames goes a ping with a number; the pong that echoes it confirms the frames before it, and when the
-//! socket still lives two seconds later (a page that reloads answers and is gone) the database is told. A client that keeps cursors
-//! confirms by giving one back.
+//! After frames goes a ping with a number, a few times a second at most; the pong that echoes it confirms the frames before it, and
+//! when the socket still lives two seconds later (a page that reloads answers and is gone) the database is told. A client that keeps
+//! cursors confirms by giving one back.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -52,7 +52,11 @@ const PING_AGAIN: Duration = Duration::from_secs(3);
 /// About so many bytes of frames are taken from the mailbox and written before those are flushed, unless one frame alone has more:
 /// more than the kernel takes at once, and little beside the mailbox.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
-/// A ping goes out after so many bytes of frames, so that a slow link confirms what has arrived and need not get it again.
+/// Frames that follow each other share a ping, which goes out so long after the one before: a ping for each costs as much as the
+/// frame. After a pause the first frame's goes with it.
+const PING_PAUSE: Duration = Duration::from_millis(250);
+/// It goes out sooner after so many bytes of frames, so that a slow link confirms what has arrived and need not get it again. They are
+/// fewer frames than may be unconfirmed.
 const PING_BYTES: usize = 16 * 1024;
 /// How long a client that keeps cursors may give none back while as much is unconfirmed as may be.
 const ACK_PATIENCE: Duration = Duration::from_secs(30);
@@ -151,6 +155,8 @@ struct Session<S> {
     /// Since when the oldest unanswered ping is out.
     unanswered: Option<Instant>,
     pinged: Instant,
+    /// How many bytes of frames were written since.
+    unpinged: usize,
     next_idle_ping: Instant,
     /// When [`Self::tick`] ran last.
     ticked: Instant,
@@ -203,7 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             unwritten_answers: 0,
             receipts: Receipts::new(by_pong),
             unanswered: None,
-            pinged: now,
+            pinged: now - PING_PAUSE,
+            unpinged: 0,
             next_idle_ping: idle_ping(),
             ticked: now,
             full: None,
@@ -290,7 +297,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.wire.feed(OpCode::Data(Data::Text), news.as_bytes());
         }
         let mut bytes = 0;
-        let mut since_ping = 0;
         while self.receipts.room() > 0
             && bytes < MAX_BATCH_BYTES
             && let Some(outgoing) = self.intake.next()
@@ -310,7 +316,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
             };
             bytes += frame.len();
-            since_ping += frame.len();
+            self.unpinged += frame.len();
             self.receipts.sent(what);
             self.cursor_due = true;
             let last = self.receipts.room() == 0 || bytes >= MAX_BATCH_BYTES || self.intake.is_empty();
@@ -321,12 +327,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             } else {
                 self.wire.feed(OpCode::Data(Data::Text), frame.as_bytes());
             }
-            if since_ping >= PING_BYTES {
+            if self.unpinged >= PING_BYTES {
                 self.ping();
-                since_ping = 0;
             }
         }
-        if since_ping > 0 {
+        if self.ping_due().is_some_and(|due| Instant::now() >= due) {
             self.ping();
         }
         if self.receipts.room() == 0 {
@@ -381,7 +386,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 let (unread, server_time, resume) = (opened.unread, opened.server_time.clone(), opened.resume);
                 let begin = self.intake.opened(opened, self.own_cursor(), &self.receipts);
-                self.cursor_due = true;
+                // A device is known from here on.
+                self.cursor_due = !matches!(self.dialect, Dialect::Plain { .. }) || !self.renew_cursor();
                 if std::mem::replace(&mut self.greeted, true) {
                     return None;
                 }
@@ -469,14 +475,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             return Some(End::Close(code));
         }
-        self.note(now);
+        let noted = self.note(now);
         self.receipts.forget(self.intake.is_live(), |xid| self.intake.mail().is_past(xid));
-        if self.cursor_due && self.wire.is_flushed() {
+        if self.cursor_due && self.wire.is_flushed() && (noted || self.says_more()) {
             self.cursor_due = !self.renew_cursor();
         }
         let again = self.unanswered.is_some() && now >= self.pinged + PING_AGAIN;
         let idle = now >= self.next_idle_ping;
-        if (again || idle) && self.wire.is_flushed() {
+        let due = self.ping_due().is_some_and(|due| now >= due);
+        if (again || idle || due) && self.wire.is_flushed() {
             self.ping();
         }
         if idle {
@@ -486,14 +493,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         None
     }
 
-    /// Leaves confirmations that have settled by `now`. Who only looks on confirms for nobody.
-    fn note(&mut self, now: Instant) {
+    /// Leaves confirmations that have settled by `now`, and says whether there were any. Who only looks on confirms for nobody.
+    fn note(&mut self, now: Instant) -> bool {
         let (confirmations, observes) = (&self.context.confirmations, self.stay.observes());
         self.receipts.settle(now, |what| match what {
             _ if observes => {}
             What::Notification(row, _) => confirmations.delivered(*row),
             What::Summary(summary) => confirmations.summarized((**summary).clone()),
-        });
+        })
     }
 
     /// What a client that should answer pings is known by when it does not.
@@ -515,7 +522,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.wire.stuck_at(),
             self.unanswered.map(|since| since + PATIENCE),
             self.full.map(|since| since + ACK_PATIENCE),
-            self.cursor_due.then(|| self.ticked + SETTLE),
+            (self.cursor_due && self.says_more()).then(|| self.ticked + SETTLE),
+            self.ping_due().filter(|_| self.wire.is_flushed()),
             (self.unanswered.is_some() && self.wire.is_flushed()).then(|| self.pinged + PING_AGAIN),
         ]
         .into_iter()
@@ -523,8 +531,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         .fold(self.next_idle_ping, Instant::min)
     }
 
+    /// Whether a cursor would say more than the last one though nothing was noted since: a device's sees nothing that is not.
+    fn says_more(&self) -> bool {
+        self.receipts.is_settled() || matches!(self.dialect, Dialect::Cursors(_))
+    }
+
+    /// When the ping goes out that covers what was written last; `None`: it has.
+    fn ping_due(&self) -> Option<Instant> {
+        (self.unpinged > 0).then(|| self.pinged + PING_PAUSE)
+    }
+
     fn ping(&mut self) {
         self.pinged = Instant::now();
+        self.unpinged = 0;
         let payload = self.receipts.ping();
         self.wire.feed(OpCode::Control(Control::Ping), &payload);
     }

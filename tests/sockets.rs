@@ -1,9 +1,12 @@
 //! What a user's sockets get: all of it, each of them, once; what came while nobody looked, at the next connection.
 
+use std::time::Instant;
+
 use futures_util::StreamExt;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::process::Process;
+use crate::support::raw_socket::RawSocket;
 use crate::support::service::{given_up, metric};
 use crate::support::socket::Ending;
 use crate::support::{Database, Service, Socket, eventually};
@@ -91,6 +94,25 @@ async fn confirmed(socket: &mut Socket, database: &Database, count: i64) {
     tokio::select! {
         () = eventually("the notifications are noted as delivered", || async { delivered(database).await == count }) => {}
         frame = socket.next() => panic!("told something else: {frame:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_follow_each_other_share_pings() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = RawSocket::open(service.address, 7, 1).await;
+    let begun = Instant::now();
+    for n in 1..=40 {
+        database.run(&format!("select notifier.send('7', 'info', '{n}')")).await;
+        assert_eq!(socket.frame().await["message"], n.to_string());
+    }
+    let most = 1 + begun.elapsed().as_millis() / 250;
+    assert!(u128::from(socket.pings) <= most, "{} pings and not {most}", socket.pings);
+    // The ping after the last frame comes by itself.
+    tokio::select! {
+        () = eventually("all are confirmed", || async { delivered(&database).await == 40 }) => {}
+        frame = socket.frame() => panic!("told something else: {frame}"),
     }
 }
 

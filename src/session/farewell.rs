@@ -35,6 +35,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Dialect::Cursors(_) = self.dialect {
             self.tell(&Told::Restarting { after: spread(10.0).as_secs_f64() });
         }
+        if self.ping_due().is_some() {
+            // Nothing follows that could share it.
+            self.ping();
+        }
         let (turn, last) = (Instant::now() + spread(5.0), Instant::now() + FAREWELL);
         loop {
             let now = Instant::now();

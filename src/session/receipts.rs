@@ -143,14 +143,16 @@ impl Receipts {
         }
     }
 
-    /// Notes what has settled by `now`.
-    pub fn settle(&mut self, now: Instant, mut note: impl FnMut(&What)) {
+    /// Notes what has settled by `now`; returns whether anything has.
+    pub fn settle(&mut self, now: Instant, mut note: impl FnMut(&What)) -> bool {
+        let before = self.noted;
         while let Some(sent) = self.sent.get(self.noted)
             && sent.counts.is_some_and(|counts| now >= counts)
         {
             note(&sent.what);
             self.noted += 1;
         }
+        self.noted > before
     }
 
     /// What was sent so far belongs to an epoch before: its ids and transactions say nothing in the next.
