@@ -7,19 +7,23 @@
 //! Where ids and transaction ids may have come back (another epoch), nothing of that holds: the stream is read on from a position
 //! that surely holds, and each socket catches up from there by itself, leaving out the rows that it knows by more than their id.
 
+mod rest;
 mod revocations;
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::metrics::Frames;
 use crate::protocol::{Cursor, Epoch, Notification, Position, Revocation, Stretch, UserId, notification_frame};
+use rest::{Rests, TICK};
 use revocations::Revocations;
 
 /// How much may wait in a mailbox: so many frames, and so many bytes unless one frame alone is larger. What does not fit is dropped,
@@ -38,6 +42,8 @@ pub struct Room {
 const MAX_UNNOTED: usize = 100_000;
 /// So many epochs are remembered.
 const MAX_EPOCHS: usize = 16;
+/// Where a socket rests between two writes, it is called sooner when so many frames wait, or so many bytes.
+const MOST_HELD: Room = Room { frames: 64, bytes: 16 * 1024 };
 /// So many frames beside notifications wait at most; of more, the oldest go.
 const MAX_NEWS: usize = 16;
 
@@ -84,6 +90,8 @@ impl Mail {
 pub struct Registry {
     inner: Mutex<Inner>,
     begun: watch::Sender<bool>,
+    /// A first socket rests.
+    resting: Notify,
     frames: Frames,
     room: Room,
     stopping: AtomicBool,
@@ -104,6 +112,8 @@ struct Inner {
     durable: Position,
     /// Published and not visible in both `position` and `durable`: id -> xid.
     published: HashMap<i64, u64>,
+    /// Sockets that were just written to, while very many are.
+    rests: Rests<Arc<Mailbox>>,
 }
 
 struct Mailbox {
@@ -122,6 +132,9 @@ struct Mailbox {
 struct Queue {
     frames: VecDeque<Arc<Mail>>,
     bytes: usize,
+    /// When something was taken last, and whether what has come since is held back until the socket is called.
+    taken: Option<Instant>,
+    held: bool,
     /// Set while something was dropped: all that was dropped is invisible in it.
     lag: Option<Arc<Cursor>>,
     /// Frames beside notifications.
@@ -136,6 +149,8 @@ pub enum Taken {
     Lagged(Arc<Cursor>),
     /// Nothing waits.
     Nothing,
+    /// What waits is not to be taken yet: [`Subscription::arrived`] returns when it is.
+    Later,
 }
 
 impl Registry {
@@ -151,10 +166,12 @@ impl Registry {
             ahead: None,
             durable: nothing,
             published: HashMap::new(),
+            rests: Rests::new(),
         };
         Self {
             inner: Mutex::new(inner),
             begun: watch::Sender::new(false),
+            resting: Notify::new(),
             frames,
             room,
             stopping: AtomicBool::new(false),
@@ -196,11 +213,30 @@ impl Registry {
         }
         if let Some(mailboxes) = inner.users.get(&notification.user_id) {
             let mail = Arc::new(Mail::new(notification, false, &self.frames));
+            let now = Instant::now();
+            let rest = inner.rests.count(mailboxes.len(), now);
             for mailbox in mailboxes {
-                mailbox.push(&mail, &inner.position, self.room);
+                if let Some(until) = mailbox.push(&mail, &inner.position, self.room, now, rest)
+                    && inner.rests.hold(until, mailbox.clone())
+                {
+                    self.resting.notify_one();
+                }
             }
         }
         true
+    }
+
+    /// Calls sockets that rest when their time is over; for ever. Without it they would rest for good.
+    pub async fn call(&self) -> Infallible {
+        loop {
+            self.resting.notified().await;
+            loop {
+                sleep(TICK).await;
+                let over = self.lock().rests.over(Instant::now());
+                let Some(mailboxes) = over else { break };
+                mailboxes.iter().for_each(|mailbox| mailbox.call());
+            }
+        }
     }
 
     /// Notes that all of a stretch have been published. If all before it have been, the position moves to its end; if not yet, it is
@@ -362,20 +398,50 @@ impl Inner {
 }
 
 impl Mailbox {
-    fn push(&self, mail: &Arc<Mail>, position: &Arc<Cursor>, room: Room) {
+    /// Returns until when it has to be held back, if it is the first to be: something was taken less than `rest` ago.
+    fn push(
+        &self,
+        mail: &Arc<Mail>,
+        position: &Arc<Cursor>,
+        room: Room,
+        now: Instant,
+        rest: Option<Duration>,
+    ) -> Option<Instant> {
         let queue = &mut *self.lock();
         if queue.lag.is_some() {
-            return;
+            return None;
         }
         let full =
             queue.frames.len() >= room.frames || (!queue.frames.is_empty() && queue.bytes + mail.size() > room.bytes);
         if full {
             queue.lag = Some(position.clone());
-            return;
+            queue.held = false;
+            self.arrived.notify_one();
+            return None;
         }
         queue.bytes += mail.size();
         queue.frames.push_back(mail.clone());
+        if queue.held {
+            if queue.frames.len() < MOST_HELD.frames && queue.bytes < MOST_HELD.bytes {
+                return None;
+            }
+            queue.held = false;
+        } else if queue.frames.len() == 1
+            && let (Some(taken), Some(rest)) = (queue.taken, rest)
+            && now < taken + rest
+        {
+            queue.held = true;
+            return Some(now + rest);
+        }
         self.arrived.notify_one();
+        None
+    }
+
+    /// What was held back may be taken.
+    fn call(&self) {
+        if std::mem::take(&mut self.lock().held) {
+            self.arrived.notify_one();
+        }
     }
 
     /// Drops nothing that waits; from here on the table is read, from a position of another epoch or an older one.
@@ -488,6 +554,9 @@ impl Subscription {
     /// Takes what waits, at most `frames` of them and about `bytes`. A lag is told once, when the frames before it are gone.
     pub fn take(&self, frames: usize, bytes: usize) -> Taken {
         let queue = &mut *self.mailbox.lock();
+        if queue.held {
+            return Taken::Later;
+        }
         if queue.frames.is_empty() {
             return queue.lag.take().map_or(Taken::Nothing, Taken::Lagged);
         }
@@ -500,6 +569,7 @@ impl Subscription {
         let count = queue.frames.iter().take(frames).take_while(fits).count();
         let mail: Vec<_> = queue.frames.drain(..count).collect();
         queue.bytes -= size;
+        queue.taken = Some(Instant::now());
         if queue.frames.is_empty() {
             // An idle socket holds no buffer.
             queue.frames = VecDeque::new();
@@ -572,6 +642,8 @@ mod tests {
     }
 
     fn ids(subscription: &Subscription) -> Vec<i64> {
+        // However quickly a test tells, nobody rests.
+        subscription.mailbox.call();
         match subscription.take(usize::MAX, usize::MAX) {
             Taken::Mail(mail) => mail.iter().map(|mail| mail.id).collect(),
             _ => Vec::new(),
@@ -618,6 +690,46 @@ mod tests {
         assert_eq!(ids(&other), [0; 0]);
         drop((phone, laptop, other));
         assert!(registry.lock().users.is_empty(), "no subscription is left, and no user without one");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_just_told_waits_while_very_many_are_told_and_gets_all() {
+        let registry = registry("5:5:");
+        let sockets: Vec<_> = (0..200).map(|_| registry.subscribe("1".parse().unwrap(), None)).collect();
+        let (first, mut id, mut seen) = (&sockets[0], 0, Vec::new());
+        let publish = |id: &mut i64| {
+            *id += 1;
+            registry.publish(&notification(*id, 7, "1"));
+        };
+        // Each is told and takes it at once, until one comes within the rest of the one before.
+        loop {
+            publish(&mut id);
+            match first.take(usize::MAX, usize::MAX) {
+                Taken::Mail(mail) => seen.extend(mail.iter().map(|mail| mail.id)),
+                Taken::Later => break,
+                _ => panic!("nothing is there"),
+            }
+        }
+        assert!(id > 1, "the first goes at once");
+        assert_eq!(first.taken().1.len(), 1, "it waits all the same");
+        // Many are worth a write of their own.
+        while matches!(first.take(1, 0), Taken::Later) {
+            publish(&mut id);
+        }
+        seen.extend(ids(first));
+        publish(&mut id);
+        tokio::select! {
+            never = registry.call() => match never {},
+            () = async {
+                while seen.len() < id as usize {
+                    first.arrived().await;
+                    if let Taken::Mail(mail) = first.take(usize::MAX, usize::MAX) {
+                        seen.extend(mail.iter().map(|mail| mail.id));
+                    }
+                }
+            } => {}
+        }
+        assert_eq!(seen, (1..=id).collect::<Vec<_>>());
     }
 
     #[test]

@@ -109,6 +109,8 @@ pub async fn run(
     );
     parts.spawn(scheduler::run(store.clone(), config.retention, alarm, stop_parts.clone()));
     parts.spawn(catch_up.clone().run(catch_up_store, config.pool_size, stop_parts.clone()));
+    let resting = registry.clone();
+    parts.spawn(stop_parts.clone().run_until_cancelled_owned(async move { resting.call().await }));
     let credentials = auth.clone();
     parts.spawn(stop_parts.clone().run_until_cancelled_owned(async move { credentials.serve().await }));
     parts.spawn(confirmations.clone().run(store.clone(), metrics.clone(), stop_parts.clone()));

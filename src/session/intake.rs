@@ -129,7 +129,7 @@ impl Intake {
                 return true;
             }
             Taken::Nothing if past => self.seen = None,
-            Taken::Nothing => {}
+            Taken::Nothing | Taken::Later => {}
         }
         false
     }
