@@ -1,3 +1,12 @@
 -- What a write costs. Postgres reads the text of a check constraint again for each statement, which took a quarter of an insert:
 -- that `slot` is the day of creation is said by notifier.slot alone, through which all that inserts goes.
 alter table notifier.notification drop constraint slot_is_the_day_of_creation;
+
+-- Room to note in each row's page that it arrived. A burst is confirmed in one transaction, which finds none of what it replaces
+-- swept away: with 15 % free, five of six updates went to another page and into all three indexes. Rows that are there stay as they are.
+do $$
+begin
+  for _slot in 0..15 loop
+    execute format('alter table notifier.notification_%s set (fillfactor = 45)', _slot);
+  end loop;
+end $$;
