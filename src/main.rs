@@ -24,8 +24,8 @@ fn main() -> ExitCode {
     // Whatever is asked for: below info the Postgres client tells the parameters of statements, and some are credentials.
     let discreet = filter_fn(|told| !told.target().starts_with("tokio_postgres") || *told.level() <= Level::INFO)
         .with_max_level_hint(LevelFilter::TRACE);
-    // One filter of the two, which knows the finest level it lets through: with a filter beside it each call to the `log` crate, which
-    // parsing a WebSocket frame makes several of, would be looked at to be dropped.
+    // One filter of the two, which knows the finest level it lets through: with a filter beside it each call to the `log`
+    // crate, and to parse a WebSocket frame makes several, would be looked at to be dropped.
     tracing_subscriber::registry().with(lines.with_filter(filter.and(discreet))).init();
     let ended = Runtime::new().map_err(Into::into).and_then(|runtime| {
         let ended = runtime.block_on(cli::run(command));

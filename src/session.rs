@@ -1,8 +1,8 @@
 //! One socket's life: catch up, deliver, confirm, close. One task, one `select!`.
 //!
-//! After frames goes a ping with a number, a few times a second at most; the pong that echoes it confirms the frames before it, and
-//! when the socket still lives two seconds later (a page that reloads answers and is gone) the database is told. A client that keeps
-//! cursors confirms by giving one back.
+//! After frames goes a ping with a number, a few times a second at most; the pong that echoes it confirms the frames before
+//! it, and when the socket still lives two seconds later (a page that reloads answers and is gone) the database is told. A
+//! client that keeps cursors confirms by giving one back.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -55,8 +55,8 @@ const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// Frames that follow each other share a ping, which goes out so long after the one before: a ping for each costs as much as the
 /// frame. After a pause the first frame's goes with it.
 const PING_PAUSE: Duration = Duration::from_millis(250);
-/// It goes out sooner after so many bytes of frames, so that a slow link confirms what has arrived and need not get it again. They are
-/// fewer frames than may be unconfirmed.
+/// It goes out sooner after so many bytes of frames, so that a slow link confirms what has arrived and need not get it again.
+/// They are fewer frames than may be unconfirmed.
 const PING_BYTES: usize = 16 * 1024;
 /// How long a client that keeps cursors may give none back while as much is unconfirmed as may be.
 const ACK_PATIENCE: Duration = Duration::from_secs(30);
@@ -168,6 +168,8 @@ struct Session<S> {
     assumed: bool,
     /// Whether the client has been told that it is live.
     told_live: bool,
+    /// Whether the device's row has been given one, and so the device is known.
+    known: bool,
     /// Whether a fresh cursor is owed, to a client that keeps them or to the device's row.
     cursor_due: bool,
     /// When the oldest row was created of the live frames that wait for the flush.
@@ -217,6 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             greeted: false,
             assumed: false,
             told_live: by_pong,
+            known: false,
             cursor_due: false,
             unflushed: None,
             context,
@@ -386,8 +389,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 let (unread, server_time, resume) = (opened.unread, opened.server_time.clone(), opened.resume);
                 let begin = self.intake.opened(opened, self.own_cursor(), &self.receipts);
-                // A device is known from here on.
-                self.cursor_due = !matches!(self.dialect, Dialect::Plain { .. }) || !self.renew_cursor();
+                self.cursor_due = true;
                 if std::mem::replace(&mut self.greeted, true) {
                     return None;
                 }
@@ -533,7 +535,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Whether a cursor would say more than the last one though nothing was noted since: a device's sees nothing that is not.
     fn says_more(&self) -> bool {
-        self.receipts.is_settled() || matches!(self.dialect, Dialect::Cursors(_))
+        !self.known || self.receipts.is_settled() || matches!(self.dialect, Dialect::Cursors(_))
     }
 
     /// When the ping goes out that covers what was written last; `None`: it has.

@@ -1,5 +1,5 @@
-//! While very many frames go out, a socket that was just written to rests, and what comes for it meanwhile goes in one write: to the
-//! kernel a write costs more than the frames in it. Pure.
+//! While very many frames go out, a socket that was just written to rests, and what comes for it meanwhile goes in one write:
+//! to the kernel a write costs more than the frames in it. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -105,6 +105,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             // Who only looks on is no device of the user's.
             Dialect::Plain { .. } if self.stay.observes() => true,
+            // What is only taken as told is told when it answers: to its row it is not.
+            Dialect::Plain { .. } if self.assumed => false,
             Dialect::Plain { device, .. } => {
                 let noted = self.intake.cursor().and_then(|cursor| {
                     let (position, told) = self.receipts.noted(&cursor.position)?;
@@ -112,6 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 });
                 let Some(noted) = noted else { return false };
                 self.context.confirmations.device(self.intake.user().clone(), device.clone(), noted);
+                self.known = true;
                 self.receipts.is_settled()
             }
         }
