@@ -35,8 +35,10 @@ const LINE: u64 = 3;
 const BUSY_RATE: f64 = 3_000.0;
 /// The pause between two reads in busy mode: what it adds to latency, and what makes a NOTIFY carry many.
 const PAUSE: Duration = Duration::from_millis(4);
-/// It grows to this while nothing is found.
+/// It grows to this while nothing is found, and is this after more was found than is told: the instances read that for themselves.
 const MAX_PAUSE: Duration = Duration::from_millis(20);
+/// So many rows of one read are told at most, which notifier.pass_on knows too.
+const MOST_TOLD: u64 = 250;
 /// For so long it tells for those who looked before the bell hung.
 const SETTLING: Duration = Duration::from_secs(2);
 /// It is quiet again after so long below half the rate that made it busy ...
@@ -190,7 +192,11 @@ impl<'a> Lead<'a> {
             }
             Mode::Busy => {
                 let found = self.pass_on().await?;
-                self.pause = if found > 0 { PAUSE } else { MAX_PAUSE.min(self.pause * 2) };
+                self.pause = match found {
+                    0 => MAX_PAUSE.min(self.pause * 2),
+                    1..=MOST_TOLD => PAUSE,
+                    _ => MAX_PAUSE,
+                };
                 sleep(self.pause).await;
                 Ok(())
             }
