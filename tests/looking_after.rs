@@ -501,10 +501,9 @@ async fn a_query_that_can_be_planned_no_more_is_found() {
         database.run(&format!("alter table public.t {mend_it}")).await;
         assert_eq!(check(&database).await, [[""; 4]; 0], "{break_it}");
     }
-    // A text fits as well when it is defined anew.
+    // A text fits as well as a number did.
     database.run("alter table public.t alter column a type text").await;
-    let retyped = "the query returns something else than when it was defined: operator does not exist: text < bigint";
-    check_and_fix(&database, &[finding("error", "q.columns", retyped, &columns)]).await;
+    assert_eq!(check(&database).await, [[""; 4]; 0]);
 
     for (break_it, problem, fix, mend_it) in [
         (
