@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use parkmate_notifier::store::Store;
 
-use crate::support::{Database, database};
+use crate::support::{Database, database, eventually};
 
 fn store(url: &str) -> Store {
     Store::new(&url.parse().unwrap(), 2).unwrap()
@@ -81,7 +81,19 @@ async fn a_database_of_the_first_version_is_brought_to_this_one() {
          language sql as $$ select '4:4:', 0.0::double precision, '' $$"
     ))
     .await;
-    let applied = store(&old.url()).migrate().await.expect("migrate").applied;
+    // Somebody reads while it migrates: neither waits for the other for long.
+    let (reader, watcher, store_of_old) = (old.superuser().await, old.superuser().await, store(&old.url()));
+    reader.batch_execute("begin; select from notifier.notification").await.unwrap();
+    let leave = async {
+        eventually("it waits for the reader", || async {
+            let waits = "select exists (select from pg_locks where not granted and relation = 'notifier.notification'::regclass)";
+            watcher.query_one(waits, &[]).await.unwrap().get(0)
+        })
+        .await;
+        reader.batch_execute("rollback").await.unwrap();
+    };
+    let (migrated, ()) = tokio::join!(store_of_old.migrate(), leave);
+    let applied = migrated.expect("migrate").applied;
     assert_eq!(applied, ["V2__delivery", "V3__relay", "V4__definitions", "V5__credentials", "V6__cost"]);
     store(&old.url()).check_schema().await.unwrap();
     assert_eq!(old.one::<i64>("select count(*) from notifier.epoch").await, 1);
