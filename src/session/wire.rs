@@ -39,7 +39,9 @@ pub struct Wire<S> {
     written: usize,
     /// Since when something waits to be written and no byte was.
     unflushed: Option<Instant>,
-    /// Whether a byte was written since that was asked last.
+    /// Whether the kernel did not take all at once of what is being written.
+    blocked: bool,
+    /// Whether it has then taken a byte since that was asked last.
     progressed: bool,
     /// Whether our last frame is fed.
     closing: bool,
@@ -78,6 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             out: Vec::new(),
             written: 0,
             unflushed: None,
+            blocked: false,
             progressed: false,
             closing: false,
             unwritten_pongs: 0,
@@ -155,26 +158,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let Poll::Ready(count) = Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) else {
                 // Who makes us wait has no more of our memory than what waits.
                 self.out.shrink_to_fit();
+                self.blocked = true;
                 return Poll::Pending;
             };
             match count? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.written += count,
             }
-            self.progressed = true;
+            self.progressed |= self.blocked;
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         (self.out, self.written) = (Vec::new(), 0);
-        (self.unflushed, self.unwritten_pongs) = (None, 0);
+        (self.unflushed, self.unwritten_pongs, self.blocked) = (None, 0, false);
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the connection has taken bytes since this was asked last: a slow link makes progress, and so neither it nor an
-    /// answer to what it still carries is late.
+    /// Whether a connection that is slow has taken bytes since this was asked last, be it the last of them: it makes progress, and
+    /// so neither it nor an answer to what it still carries is late.
     pub fn made_progress(&mut self, now: Instant) -> bool {
-        let progressed = std::mem::take(&mut self.progressed) && self.unflushed.is_some();
+        let progressed = std::mem::take(&mut self.progressed);
         if progressed {
-            self.unflushed = Some(now);
+            self.unflushed = self.unflushed.map(|_| now);
         }
         progressed
     }
