@@ -22,7 +22,10 @@ begin
   end if;
 
   _id := notifier.reserve_number('notifier.timer', 'notifier.timer_id_seq');
-  if _id is null then
+  if _id is not null and _size = 1 then
+    _due := arm._dues[1];
+    insert into notifier.timer (id, event, key, due_at) overriding system value values (_id, arm._event, arm._keys[1], _due);
+  elsif _id is null then
     if not notifier.set_aside('timer', (
       select array_agg(jsonb_build_object('event', arm._event, 'key', t.key, 'due_at', t.due_at))
       from (select unnest(arm._keys) as key, unnest(arm._dues) as due_at) t))
@@ -30,11 +33,6 @@ begin
       raise warning 'notifier: % timers of % lost, since every table of ours is locked', _size, arm._event;
     end if;
     return;
-  end if;
-
-  if set_config('lock_timeout', '0', true) is null or _size = 1 then
-    _due := arm._dues[1];
-    insert into notifier.timer (id, event, key, due_at) overriding system value values (_id, arm._event, arm._keys[1], _due);
   else
     _last := notifier.keep_lastval();
     insert into notifier.timer (event, key, due_at)

@@ -2,12 +2,12 @@
 -- number with them. Whoever holds a lock on our tables costs an application's transaction one lock_timeout, once: from then on the
 -- transaction writes to notifier.spill, which nobody locks. (The setting notifier.waited remembers that it has had its wait,
 -- here or for a table that a query reads; somebody who locks notifier.spill as well costs it half a wait more.) The insert itself
--- then has no limit: what is left to wait for is the growth of the table, a lock every writer of a busy table takes its turn at,
--- and giving up would fail the write. lastval() is the application's own afterwards (see notifier.put_back_lastval).
+-- then has no limit, lock_timeout is 0: what is left to wait for is the growth of the table, a lock every writer of a busy table
+-- takes its turn at, and giving up would fail the write. lastval() is the application's own afterwards (see notifier.put_back_lastval).
 --   _tables     what to lock, ready for `lock table`: with `only`, since locking the other leaves would make emptying an
 --               old one wait for every writer
 --   _sequence   what their ids come from
---   returns     an id; null: notifier.set_aside, since they are locked, or somebody took them away
+--   returns     an id, and lock_timeout is 0; null: notifier.set_aside, since they are locked, or somebody took them away
 -- Used by: notifier.record, notifier.arm, notifier.schedule, notifier.cancel_send. They run under the lock_timeout of one wait: a SET
 -- clause here would cost as much as all of this.
 create or replace function notifier.reserve_number(_tables text, _sequence text) returns bigint
@@ -33,7 +33,7 @@ begin
       if _keeps then
         _last := case when nextval('notifier.others_last') is not null then setval('notifier.others_last', _last) end;
       end if;
-      return _id;
+      return case when set_config('lock_timeout', '0', true) is not null then _id end;
     exception when serialization_failure or deadlock_detected then raise;
     when others then
       if _keeps and sqlstate in ('55000', '42501', '42P01') then

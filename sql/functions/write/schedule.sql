@@ -13,7 +13,6 @@ declare
 begin
   _id := notifier.reserve_number('notifier.scheduled', 'notifier.scheduled_id_seq');
   if _id is not null then
-    set local lock_timeout = 0;
     insert into notifier.scheduled (send_at, key, user_id, event, level, message, data)
     values (_send_at, _key, _user, _event, _level, _message, _data);
     return;
