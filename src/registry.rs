@@ -7,85 +7,31 @@
 //! Where ids and transaction ids may have come back (another epoch), nothing of that holds: the stream is read on from a position
 //! that surely holds, and each socket catches up from there by itself, leaving out the rows that it knows by more than their id.
 
+mod mailbox;
 mod rest;
 mod revocations;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::metrics::Frames;
-use crate::protocol::{Cursor, Epoch, Notification, Position, Revocation, Stretch, UserId, notification_frame};
+use crate::protocol::{Cursor, Epoch, Notification, Position, Revocation, Stretch, UserId};
+use mailbox::Mailbox;
+pub use mailbox::{Mail, Room, Taken};
 use rest::{Rests, TICK};
 use revocations::Revocations;
-
-/// How much may wait in a mailbox: so many frames, and so many bytes unless one frame alone is larger. What does not fit is dropped,
-/// and the session reads it from the table when it has sent the rest. Bytes are counted as if no other socket had a share in what
-/// waits. With what the session has taken and not written, and what it knows of frames that are not confirmed (128 KiB together), a
-/// socket that reads nothing costs no more.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// Frames.
-    pub frames: usize,
-    /// Bytes.
-    pub bytes: usize,
-}
 
 /// Of what is published and not noted as durable so many ids are kept.
 const MAX_UNNOTED: usize = 100_000;
 /// So many epochs are remembered.
 const MAX_EPOCHS: usize = 16;
-/// Where a socket rests between two writes, it is called sooner when so many frames wait, or so many bytes.
-const MOST_HELD: Room = Room { frames: 64, bytes: 16 * 1024 };
-/// So many frames beside notifications wait at most; of more, the oldest go.
-const MAX_NEWS: usize = 16;
-
-/// A frame on its way to the sockets of a user, and what its delivery is confirmed by. Made once: in a mailbox waits a reference.
-#[derive(Debug)]
-pub struct Mail {
-    /// The notification's id.
-    pub id: i64,
-    /// The leaf that holds it.
-    pub slot: i16,
-    /// The transaction that wrote it.
-    pub xid: u64,
-    /// When it was created, in microseconds since 1970: with `id` it tells the row from every other.
-    pub created: i64,
-    /// The text to send.
-    pub frame: Utf8Bytes,
-    /// Whether it is told as it happens, and was not missed before its socket opened.
-    pub live: bool,
-    /// Counts the frame when it is written: looked up once for all sockets.
-    pub written: Counter,
-}
-
-impl Mail {
-    /// A notification as mail.
-    pub fn new(notification: &Notification, replayed: bool, frames: &Frames) -> Self {
-        Self {
-            id: notification.id,
-            slot: notification.slot,
-            xid: notification.xid,
-            created: notification.created_at.microseconds,
-            frame: notification_frame(notification, replayed),
-            live: !replayed,
-            written: frames.counter(&notification.event, notification.level),
-        }
-    }
-
-    /// How much memory it takes, in bytes: the frame, itself, and the counts of references to both.
-    pub fn size(&self) -> usize {
-        self.frame.len() + size_of::<Self>() + size_of::<[usize; 8]>()
-    }
-}
-
 /// All subscriptions of this instance. Every method is synchronous and short: the listener calls them between two polls.
 pub struct Registry {
     inner: Mutex<Inner>,
@@ -114,43 +60,6 @@ struct Inner {
     published: HashMap<i64, u64>,
     /// Sockets that were just written to, while very many are.
     rests: Rests<Arc<Mailbox>>,
-}
-
-struct Mailbox {
-    mail: Mutex<Queue>,
-    arrived: Notify,
-    /// What tells this socket from the user's others, where it wants to hear of more than notifications.
-    origin: Option<u64>,
-    opened: Instant,
-    /// When the oldest row was created that was written to the socket and is not confirmed; `i64::MAX` when there is none.
-    owed: AtomicI64,
-    /// When the user was revoked last while it was open, in seconds since 1970 as the bits of a float; 0 for never.
-    revoked: AtomicU64,
-}
-
-#[derive(Default)]
-struct Queue {
-    frames: VecDeque<Arc<Mail>>,
-    bytes: usize,
-    /// When something was taken last, and whether what has come since is held back until the socket is called.
-    taken: Option<Instant>,
-    held: bool,
-    /// Set while something was dropped: all that was dropped is invisible in it.
-    lag: Option<Arc<Cursor>>,
-    /// Frames beside notifications.
-    news: VecDeque<Utf8Bytes>,
-}
-
-/// What [`Subscription::take`] found.
-pub enum Taken {
-    /// Frames in order of arrival.
-    Mail(Vec<Arc<Mail>>),
-    /// Nothing waits, but something was dropped; all of it is invisible in this position.
-    Lagged(Arc<Cursor>),
-    /// Nothing waits.
-    Nothing,
-    /// What waits is not to be taken yet: [`Subscription::arrived`] returns when it is.
-    Later,
 }
 
 impl Registry {
@@ -187,14 +96,7 @@ impl Registry {
     /// Subscribes to what is published for a user from now on. Dropping the subscription ends it. `origin` is given by a socket
     /// that wants to hear of more than notifications.
     pub fn subscribe(self: &Arc<Self>, user: UserId, origin: Option<u64>) -> Subscription {
-        let mailbox = Arc::new(Mailbox {
-            mail: Mutex::default(),
-            arrived: Notify::new(),
-            origin,
-            opened: Instant::now(),
-            owed: AtomicI64::new(i64::MAX),
-            revoked: AtomicU64::new(0),
-        });
+        let mailbox = Arc::new(Mailbox::new(origin));
         let inner = &mut *self.lock();
         if self.stopping.load(Ordering::Relaxed) {
             mailbox.arrived.notify_one();
@@ -397,88 +299,6 @@ impl Inner {
     }
 }
 
-impl Mailbox {
-    /// Returns until when it has to be held back, if it is the first to be: something was taken less than `rest` ago.
-    fn push(
-        &self,
-        mail: &Arc<Mail>,
-        position: &Arc<Cursor>,
-        room: Room,
-        now: Instant,
-        rest: Option<Duration>,
-    ) -> Option<Instant> {
-        let queue = &mut *self.lock();
-        if queue.lag.is_some() {
-            return None;
-        }
-        let full =
-            queue.frames.len() >= room.frames || (!queue.frames.is_empty() && queue.bytes + mail.size() > room.bytes);
-        if full {
-            queue.lag = Some(position.clone());
-            queue.held = false;
-            self.arrived.notify_one();
-            return None;
-        }
-        queue.bytes += mail.size();
-        queue.frames.push_back(mail.clone());
-        if queue.held {
-            if queue.frames.len() < MOST_HELD.frames && queue.bytes < MOST_HELD.bytes {
-                return None;
-            }
-            queue.held = false;
-        } else if queue.frames.len() == 1
-            && let (Some(taken), Some(rest)) = (queue.taken, rest)
-            && now < taken + rest
-        {
-            queue.held = true;
-            return Some(now + rest);
-        }
-        self.arrived.notify_one();
-        None
-    }
-
-    /// What was held back may be taken.
-    fn call(&self) {
-        if std::mem::take(&mut self.lock().held) {
-            self.arrived.notify_one();
-        }
-    }
-
-    /// Drops nothing that waits; from here on the table is read, from a position of another epoch or an older one.
-    fn lag_from(&self, position: &Arc<Cursor>) {
-        let queue = &mut *self.lock();
-        let lag = match queue.lag.take() {
-            // It has fallen behind further, and that was not read yet.
-            Some(lag) if lag.position.is_older(&position.position) => {
-                Arc::new(Cursor::new(position.epoch, lag.position.clone()))
-            }
-            _ => position.clone(),
-        };
-        queue.lag = Some(lag);
-        self.arrived.notify_one();
-    }
-
-    /// When the oldest was created of what waits here or is written and not confirmed. What was dropped counts again once it was
-    /// read from the table.
-    fn owes(&self) -> Option<i64> {
-        let waits = self.lock().frames.front().map_or(i64::MAX, |mail| mail.created);
-        Some(waits.min(self.owed.load(Ordering::Relaxed))).filter(|created| *created < i64::MAX)
-    }
-
-    fn tell(&self, frame: Utf8Bytes) {
-        let queue = &mut *self.lock();
-        if queue.news.len() >= MAX_NEWS {
-            queue.news.pop_front();
-        }
-        queue.news.push_back(frame);
-        self.arrived.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// One socket's place in the registry.
 pub struct Subscription {
     registry: Arc<Registry>,
@@ -548,44 +368,18 @@ impl Subscription {
 
     /// Takes what waits beside notifications.
     pub fn take_news(&self) -> VecDeque<Utf8Bytes> {
-        std::mem::take(&mut self.mailbox.lock().news)
+        self.mailbox.take_news()
     }
 
     /// Takes what waits, at most `frames` of them and about `bytes`. A lag is told once, when the frames before it are gone.
     pub fn take(&self, frames: usize, bytes: usize) -> Taken {
-        let queue = &mut *self.mailbox.lock();
-        if queue.held {
-            return Taken::Later;
-        }
-        if queue.frames.is_empty() {
-            return queue.lag.take().map_or(Taken::Nothing, Taken::Lagged);
-        }
-        let mut size = 0;
-        let fits = |mail: &&Arc<Mail>| {
-            let fits = size < bytes;
-            size += if fits { mail.size() } else { 0 };
-            fits
-        };
-        let count = queue.frames.iter().take(frames).take_while(fits).count();
-        let mail: Vec<_> = queue.frames.drain(..count).collect();
-        queue.bytes -= size;
-        queue.taken = Some(Instant::now());
-        if queue.frames.is_empty() {
-            // An idle socket holds no buffer.
-            queue.frames = VecDeque::new();
-            if queue.lag.is_some() {
-                self.mailbox.arrived.notify_one();
-            }
-        } else {
-            self.mailbox.arrived.notify_one();
-        }
-        Taken::Mail(mail)
+        self.mailbox.take(frames, bytes)
     }
 
     /// Whether no catch-up of this socket can meet what the transaction wrote: what was read, what the database has noted, and the
     /// lag, if there is one, all lie behind it.
     pub fn is_past(&self, xid: u64) -> bool {
-        let lag = self.mailbox.lock().lag.clone();
+        let lag = self.mailbox.lag();
         let inner = self.registry.lock();
         let read = inner.durable.sees(xid) && inner.position.position.sees(xid);
         read && lag.is_none_or(|lag| lag.position.sees(xid))
@@ -597,9 +391,8 @@ impl Subscription {
     pub fn taken(&self) -> (Arc<Cursor>, Vec<u64>) {
         // In this order: what is published between the two waits in the mailbox.
         let position = self.registry.position();
-        let queue = self.mailbox.lock();
-        let waiting = queue.frames.iter().map(|mail| mail.xid).collect();
-        (queue.lag.clone().unwrap_or(position), waiting)
+        let (lag, waiting) = self.mailbox.waiting();
+        (lag.unwrap_or(position), waiting)
     }
 }
 
@@ -848,7 +641,7 @@ mod tests {
             registry.subscribe(user.clone(), Some(2)),
             registry.subscribe(user.clone(), None),
         );
-        for n in 0..MAX_NEWS + 3 {
+        for n in 0..mailbox::MAX_NEWS + 3 {
             registry.tell(&user, &n.to_string().into(), Some(1));
         }
         assert!(asked.take_news().is_empty() && plain.take_news().is_empty());
