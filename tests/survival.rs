@@ -1,7 +1,9 @@
 //! What may happen to the service and its connections, and that nothing is lost by it.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::service::given_up;
@@ -247,19 +249,21 @@ async fn backends_that_hang_hold_up_nothing_for_long() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
-    // Idle ones alone: one that is stopped while it holds a lock inside the server would stop all other tests.
-    let backends = database
-        .superuser()
-        .await
-        .query(
-            "select pid::text from pg_stat_activity where application_name = 'parkmate-notifier' and datname = current_database()
-             and state = 'idle' and query !~ 'relay|bell|tend|committing|listen|beat|tcp_user_timeout'",
-            &[],
-        )
-        .await
-        .unwrap();
-    assert!(!backends.is_empty());
-    let stopped = Stopped::new(backends.iter().map(|backend| backend.get(0)).collect());
+    let admin = database.superuser().await;
+    let idle = "select pid::text from pg_stat_activity where application_name = 'parkmate-notifier' and datname = current_database()
+                and state = 'idle' and query !~ 'relay|bell|tend|committing|listen|beat|tcp_user_timeout'";
+    let pids = |rows: Vec<Row>| rows.iter().map(|row| row.get(0)).collect::<Vec<String>>();
+    // Idle ones alone: one that was stopped while it held a lock inside the server would stop all else, this question too.
+    let stopped = loop {
+        let backends = pids(admin.query(idle, &[]).await.unwrap());
+        assert!(!backends.is_empty());
+        let stopped = Stopped::new(backends.clone());
+        let still = tokio::time::timeout(Duration::from_secs(5), admin.query(idle, &[])).await;
+        let still = still.map(|rows| pids(rows.unwrap())).unwrap_or_default();
+        if backends.iter().all(|pid| still.contains(pid)) {
+            break stopped;
+        }
+    };
     // Too large for NOTIFY: it has to be read.
     database.run("select notifier.send('8', 'info', repeat('x', 9000))").await;
     let frame = socket.frame().await;
