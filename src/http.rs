@@ -43,7 +43,8 @@ pub struct Context {
     pub proxies: address::Proxies,
     /// The certificate, where TLS ends here.
     pub tls: Option<Arc<tls::Tls>>,
-    /// How long a request's head may take, the pause before it included: silent and half-open connections end here.
+    /// How long a request's head may take, the pause before it included, but for a connection's first, whose first byte may take
+    /// as long: silent and half-open connections end here.
     pub head_time: Duration,
     /// How large a request's head may be, in bytes.
     pub max_head_bytes: usize,
@@ -62,10 +63,11 @@ pub fn routes(
     context: Arc<Context>,
     demo: Option<Arc<demo::Demo>>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
-    let own = upgrade::route(context.clone()).or(ops::routes(context.clone())).unify();
-    let own = own.or(api::routes(context)).unify();
+    // In boxes, all but the first: each connection is given the room of the largest, and what the inbox takes is 22 KiB.
+    let own = upgrade::route(context.clone()).or(ops::routes(context.clone()).boxed()).unify();
+    let own = own.or(api::routes(context).boxed()).unify();
     // Chosen at run time, one type either way: without a demo its routes reject everything.
-    own.or(demo::routes(demo)).unify().recover(recover).unify()
+    own.or(demo::routes(demo).boxed()).unify().recover(recover).unify()
 }
 
 /// An error as RFC 9457 has it.

@@ -30,6 +30,8 @@ use crate::seldom::Seldom;
 /// How long a client may acknowledge nothing of what it is sent, or keep its window closed, before the kernel ends the
 /// connection: an answer that nobody reads holds nothing for longer. A socket's session is stricter.
 const UNREAD_LIMIT: Duration = Duration::from_secs(20);
+/// How much room an answer may take, in bytes: hyper gives it to each connection when that begins, whatever it is asked then.
+const MOST_ROOM: usize = 1024;
 
 /// Accepts connections until the context's stop comes.
 pub async fn serve(listener: TcpListener, context: Arc<Context>, demo: Option<Arc<demo::Demo>>) {
@@ -122,7 +124,16 @@ where
         }
     }
     let Some(tls) = &context.tls else {
-        return http(TokioIo::new(stream), from, false, service, &context).await;
+        // Of thousands that come at once each would have its buffers before one is answered. Looked at, since a stream that was
+        // just accepted says of itself that it is readable.
+        let spoken = tokio::select! {
+            spoken = timeout(context.head_time, async { stream.peek(&mut [0]).await }) => spoken,
+            () = context.stop.cancelled() => return,
+        };
+        return match spoken {
+            Ok(Ok(1..)) => http(TokioIo::new(stream), from, false, service, &context).await,
+            Ok(_) | Err(_) => debug!(%from, "a connection said nothing"),
+        };
     };
     let secured = tokio::select! {
         secured = timeout(context.handshake_time, tls.acceptor().accept(stream)) => secured,
@@ -150,6 +161,7 @@ where
     S::Future: Send + 'static,
     S::Response: Into<Response>,
 {
+    const { assert!(size_of::<S::Future>() <= MOST_ROOM, "put what is large in a box: see MOST_ROOM") };
     let service = hyper::service::service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         let address = context.proxies.client(from, request.headers());
         request.extensions_mut().insert(Visitor { address, secure });
