@@ -102,7 +102,7 @@ pub struct Limits {
     /// How large the head of a request may be, in bytes: 8192 to 1048576.
     #[arg(long, env = "NOTIFIER_MAX_HEAD_BYTES", value_name = "BYTES", default_value = "16384", value_parser = parse_head_bytes)]
     pub max_head_bytes: usize,
-    /// How long the head of a request may take, the pause before it included; and how long a connection may say nothing at first.
+    /// How long the head of a request may take, the pause before it included; after a pause at first a fifth of it at least.
     #[arg(long, env = "NOTIFIER_HEAD_TIME", value_name = "TIME", default_value = "5s", value_parser = parse_time)]
     pub head_time: Duration,
     /// How long a handshake may take: of TLS, and then of the WebSocket.

@@ -43,8 +43,8 @@ pub struct Context {
     pub proxies: address::Proxies,
     /// The certificate, where TLS ends here.
     pub tls: Option<Arc<tls::Tls>>,
-    /// How long a request's head may take, the pause before it included, but for a connection's first, whose first byte may take
-    /// as long: silent and half-open connections end here.
+    /// How long a request's head may take, the pause before it included, but for a fifth of this that is left to a connection's
+    /// first: silent and half-open connections end here.
     pub head_time: Duration,
     /// How large a request's head may be, in bytes.
     pub max_head_bytes: usize,

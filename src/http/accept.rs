@@ -5,7 +5,7 @@ use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
@@ -125,13 +125,17 @@ where
     }
     let Some(tls) = &context.tls else {
         // Of thousands that come at once each would have its buffers before one is answered. Looked at, since a stream that was
-        // just accepted says of itself that it is readable.
+        // just accepted says of itself that it is readable. The pause counts, but for what a head needs at least.
+        let begun = Instant::now();
         let spoken = tokio::select! {
             spoken = timeout(context.head_time, async { stream.peek(&mut [0]).await }) => spoken,
             () = context.stop.cancelled() => return,
         };
         return match spoken {
-            Ok(Ok(1..)) => http(TokioIo::new(stream), from, false, service, &context).await,
+            Ok(Ok(1..)) => {
+                let left = context.head_time.saturating_sub(begun.elapsed()).max(context.head_time / 5);
+                http(TokioIo::new(stream), from, false, service, &context, left).await
+            }
             Ok(_) | Err(_) => debug!(%from, "a connection said nothing"),
         };
     };
@@ -141,7 +145,7 @@ where
     };
     match secured {
         // In a box: a connection without TLS has no need for its room.
-        Ok(Ok(stream)) => Box::pin(http(TokioIo::new(stream), from, true, service, &context)).await,
+        Ok(Ok(stream)) => Box::pin(http(TokioIo::new(stream), from, true, service, &context, context.head_time)).await,
         Ok(Err(error)) => {
             debug!(%from, %error, "TLS handshake failed");
             metrics.refused(Reason::Tls);
@@ -154,7 +158,7 @@ where
     drop(visit);
 }
 
-async fn http<I, S>(io: I, from: IpAddr, secure: bool, service: S, context: &Arc<Context>)
+async fn http<I, S>(io: I, from: IpAddr, secure: bool, service: S, context: &Arc<Context>, head_time: Duration)
 where
     I: Read + Write + Unpin + Send + 'static,
     S: hyper::service::Service<hyper::Request<hyper::body::Incoming>, Error = Infallible> + Send,
@@ -170,7 +174,7 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(context.head_time)
+        .header_read_timeout(head_time)
         .max_buf_size(context.max_head_bytes)
         .serve_connection(io, service)
         .with_upgrades();
