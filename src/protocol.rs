@@ -9,13 +9,15 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 pub use cursor::{Cursor, Epoch, Position};
 pub use frames::*;
+pub use numbers::readable;
 pub use read::{Read, parse_id};
 
 /// Who is told: 1 to 255 bytes without control characters, as the event's query gave it in `user_id`.
@@ -23,6 +25,11 @@ pub use read::{Read, parse_id};
 pub struct UserId(Arc<str>);
 
 impl UserId {
+    /// As the database recorded it, which is addressed as it is, even if no path can name it.
+    pub fn recorded(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -56,7 +63,7 @@ impl Borrow<str> for UserId {
 }
 
 impl<'de> Deserialize<'de> for UserId {
-    /// Takes any text: what the database recorded is addressed as it is, even if no path can name it.
+    /// Takes any text: see [`Self::recorded`].
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|text| Self(text.into()))
     }
@@ -102,7 +109,15 @@ pub enum Level {
     Info,
 }
 
-/// One notification as the database tells it: the JSON of the SQL function `notifier.payload`.
+impl FromStr for Level {
+    type Err = serde::de::value::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
+    }
+}
+
+/// One notification as the database tells it: the JSON of the SQL function `notifier.payload`, or a row of `notifier.stream`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Notification {
     /// Unique in the database; not in order of commit.
@@ -129,6 +144,9 @@ pub struct Notification {
     pub created_at: CreatedAt,
 }
 
+/// In microseconds since 1970.
+const END_OF_9999: u64 = 253_402_300_800_000_000;
+
 /// An instant as the database wrote it: RFC 3339, UTC, microseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CreatedAt {
@@ -136,6 +154,14 @@ pub struct CreatedAt {
     pub text: String,
     /// Since 1970.
     pub microseconds: i64,
+}
+
+impl CreatedAt {
+    /// As the database writes it. `None` before 1970 and after 9999, which it writes otherwise.
+    pub fn at(microseconds: i64) -> Option<Self> {
+        let since = Duration::from_micros(u64::try_from(microseconds).ok().filter(|since| *since < END_OF_9999)?);
+        Some(Self { text: humantime::format_rfc3339_micros(UNIX_EPOCH + since).to_string(), microseconds })
+    }
 }
 
 impl<'de> Deserialize<'de> for CreatedAt {
@@ -217,7 +243,7 @@ fn number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer
 }
 
 fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<RawValue>, D::Error> {
-    Box::deserialize(deserializer).map(numbers::readable)
+    Box::deserialize(deserializer).map(readable)
 }
 
 /// What a NOTIFY on our channel says.

@@ -7,6 +7,7 @@ mod link;
 mod migrations;
 mod sockets;
 mod tls;
+mod told;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -257,7 +258,8 @@ impl Store {
             .limit(ANSWER_LIMIT, async {
                 // The server counts while it sends as well, and a slow reader is no slow query.
                 lease.batch_execute(&format!("set statement_timeout = '{}s'", 600 + limit.as_secs())).await?;
-                let statement = lease.prepare_cached("select * from notifier.stream($1::text::pg_snapshot)").await?;
+                let statement =
+                    lease.prepare_cached("select * from notifier.stream($1::text::pg_snapshot, true)").await?;
                 lease.query_raw(&statement, [after.position.to_string()]).await
             })
             .await?;
@@ -278,7 +280,13 @@ impl Store {
             bail!(OtherEpoch(head.epoch));
         }
         while let Some(row) = lease.next(ANSWER_LIMIT, &mut rows).await? {
-            decode(row.try_get(5)?).into_iter().for_each(&mut publish);
+            match told::notification(&row) {
+                Ok(notification) => publish(notification),
+                // It must not keep everybody from the others.
+                Err(error) => {
+                    error!(error = format!("{error:#}"), "a row of notifier.notification cannot be read and is skipped")
+                }
+            }
         }
         lease.limit(ANSWER_LIMIT, lease.batch_execute(STATEMENT_LIMIT)).await?;
         Ok(head)

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -84,6 +85,41 @@ async fn with_the_doorbell_off_the_service_reads_for_itself_and_two_phase_commit
     socket.nothing_but_a_marker(&database).await;
     database.write("commit prepared 'later'").await;
     assert_eq!(socket.frame().await["event"], "booking.declined");
+}
+
+/// A NOTIFY brings JSON and a read columns; and an instance of the release before, while it is being replaced, reads JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_is_what_is_told() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    eventually("writers NOTIFY", || async {
+        service.metric("notifier_relay").await == 1 && service.metric("notifier_relay_busy").await == 0
+    })
+    .await;
+    let message = r#"Jörg said "no" \ 日本"#;
+    let data =
+        r#"{"n": 7, "big": [9007199254740993, -1.5], "text": "\u00fc \"", "none": null, "deep": {"a": [true, {}]}}"#;
+    let send = format!("select notifier.send('8', 'error', $m${message}$m$, $d${data}$d$, 'a.b')");
+    let mut frames = Vec::new();
+    for doorbell in ["on", "off"] {
+        database.run(&format!("set notifier.doorbell = {doorbell}; {send}")).await;
+        frames.push(socket.frame().await);
+    }
+    let columns = "select id::text, to_char(created_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
+                   from notifier.notification order by id";
+    for (frame, row) in frames.iter_mut().zip(database.rows(columns).await) {
+        assert_eq!(frame["id"].take(), row.get::<_, String>(0));
+        assert_eq!(frame["created_at"].take(), row.get::<_, String>(1));
+        assert_eq!(frame["data"]["big"][0], "9007199254740993", "a browser would round it");
+        assert_eq!(frame["message"], message);
+    }
+    assert_eq!(frames[0], frames[1]);
+
+    let before = "select s.notification from notifier.stream('3:3:') s where s.position is null order by s.id";
+    let read: Vec<Value> =
+        database.rows(before).await.iter().map(|row| serde_json::from_str(row.get(0)).unwrap()).collect();
+    assert_eq!(read.iter().map(|row| &row["message"]).collect::<Vec<_>>(), [message, message]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

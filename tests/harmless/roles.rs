@@ -53,7 +53,7 @@ const SERVICE: &[&str] = &[
     "function remember(text[],text[],text[],text[],text[])",
     "function revocations(pg_snapshot)",
     "function revoked(text[])",
-    "function stream(pg_snapshot)",
+    "function stream(pg_snapshot,boolean)",
     "function summarize(text,text,pg_snapshot,bigint)",
     "function take_down_bell()",
     "function tend(bigint)",
