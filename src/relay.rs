@@ -33,8 +33,12 @@ const SAMPLE_REST: u32 = 50;
 const LINE: u64 = 3;
 /// So many notifications a second make it busy even where nobody stands in line: one NOTIFY for many costs Postgres less.
 const BUSY_RATE: f64 = 3_000.0;
-/// The pause between two reads in busy mode: what it adds to latency, and what makes a NOTIFY carry many.
-const PAUSE: Duration = Duration::from_millis(4);
+/// The pause between two reads in busy mode, at least: what it adds to latency, and what makes a NOTIFY carry many.
+const PAUSE: Duration = Duration::from_millis(2);
+/// After a read that found something it is so long for each that was found ...
+const PAUSE_EACH: Duration = Duration::from_micros(500);
+/// ... and so many times as long as the read took at most: a database that has much to do is asked seldom, and told much at once.
+const PAUSE_SHARE: u32 = 2;
 /// It grows to this while nothing is found, and is this after more was found than is told: the instances read that for themselves.
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// So many rows of one read are told at most, which notifier.pass_on knows too.
@@ -191,10 +195,15 @@ impl<'a> Lead<'a> {
                 Ok(())
             }
             Mode::Busy => {
+                let asked = Instant::now();
                 let found = self.pass_on().await?;
                 self.pause = match found {
-                    0 => MAX_PAUSE.min(self.pause * 2),
-                    1..=MOST_TOLD => PAUSE,
+                    // Slowly: at some hundred a second every other read finds nothing.
+                    0 => MAX_PAUSE.min(self.pause.mul_f64(1.2)),
+                    1..=MOST_TOLD => {
+                        let each = PAUSE_EACH.mul_f64(found as f64);
+                        each.min(asked.elapsed() * PAUSE_SHARE).clamp(PAUSE, MAX_PAUSE)
+                    }
                     _ => MAX_PAUSE,
                 };
                 sleep(self.pause).await;

@@ -170,6 +170,26 @@ async fn a_relay_of_yesterday_is_fenced_off() {
     assert_eq!(refused.as_db_error().unwrap().message(), "another epoch has begun");
 }
 
+/// Where no transaction has begun or ended since, the relay looks at no rows; one that was open all the time is found when it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_the_relay_after_which_nothing_ended_finds_the_same_position() {
+    let database = Database::new().await;
+    let (relay, writer) = (database.superuser().await, database.superuser().await);
+    let generation: i64 = relay.query_one("select notifier.become_relay()", &[]).await.unwrap().get(0);
+    let epoch: String = database.one("select token from notifier.epoch").await;
+    writer.batch_execute("begin; select notifier.send('8', 'info', 'x')").await.unwrap();
+    let position: String = database.one("select pg_current_snapshot()::text").await;
+    let pass_on = format!("select * from notifier.pass_on({generation}, '{epoch}', '{position}', '{position}')");
+    let found = || async {
+        let row = relay.query_one(&pass_on, &[]).await.unwrap();
+        (row.get::<_, String>(0), row.get::<_, i64>(1))
+    };
+    assert_eq!(found().await, (position.clone(), 0));
+    writer.batch_execute("commit").await.unwrap();
+    let (after, rows) = found().await;
+    assert_eq!((after != position, rows), (true, 1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_generation_has_passed_takes_another() {
     let database = Database::new().await;

@@ -2,8 +2,9 @@
 --   _from     who sends it
 -- Used by: the relay once a second; a listener that heard none.
 create or replace function notifier.beat(_from text) returns void
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-begin atomic
-  select pg_notify(s.value, json_build_object('beat', beat._from)::text) from notifier.setting s where s.name = 'channel';
-end;
+language plpgsql volatile security definer   -- which keeps its plan
+set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_notify(s.value, json_build_object('beat', beat._from)::text) from notifier.setting s where s.name = 'channel';
+end
+$$;

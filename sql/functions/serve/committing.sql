@@ -2,10 +2,11 @@
 -- commits: one at a time in the whole server, the disk included. Of any database: they all stand in one line.
 -- Used by: the relay (src/relay.rs).
 create or replace function notifier.committing() returns bigint
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-begin atomic
-  select count(*) from pg_catalog.pg_locks l
+language plpgsql volatile security definer   -- which keeps its plan: it is asked ten times a second
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select count(*) from pg_catalog.pg_locks l
   where l.locktype = 'object' and l.database = 0 and l.classid = 'pg_catalog.pg_database'::regclass and l.objid = 0
-    and not l.granted;
-end;
+    and not l.granted);
+end
+$$;

@@ -37,6 +37,14 @@ begin
     raise exception 'another epoch has begun' using errcode = 'object_not_in_prerequisite_state';
   end if;
 
+  -- Nobody has begun or ended since: asked every few milliseconds, and to look at sixteen leaves takes ten times as long.
+  if pg_current_snapshot()::text = pass_on._read::text then
+    "position" := pass_on._read::text;
+    new_rows := 0;
+    return next;
+    return;
+  end if;
+
   -- One statement, and so one snapshot: the rows, and the position they are read at. Payloads are made where they are told.
   with n as materialized (
     select * from (
