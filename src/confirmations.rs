@@ -15,8 +15,9 @@ use crate::metrics::Metrics;
 use crate::protocol::{Cursor, UserId};
 use crate::store::{Delivered, Store};
 
-/// How long confirmations are gathered before they are noted.
-const GATHER: Duration = Duration::from_millis(50);
+/// How long confirmations are gathered before they are noted, unless a catch-up waits for them: each statement waits for the disk, and
+/// a writer that commits meanwhile for both.
+const GATHER: Duration = Duration::from_millis(250);
 /// How long until what could not be noted is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How many one statement notes.
@@ -41,6 +42,8 @@ pub struct Summary {
 pub struct Confirmations {
     waiting: Mutex<Waiting>,
     arrived: Notify,
+    /// Somebody waits for what is gathered.
+    hurried: Notify,
     /// How many of all that were left have been noted or given up.
     settled: watch::Sender<u64>,
 }
@@ -71,7 +74,8 @@ impl Confirmations {
     /// Nothing waits.
     #[allow(clippy::new_without_default, reason = "a part of the service, made once")]
     pub fn new() -> Self {
-        Self { waiting: Mutex::default(), arrived: Notify::new(), settled: watch::Sender::new(0) }
+        let (arrived, hurried) = (Notify::new(), Notify::new());
+        Self { waiting: Mutex::default(), arrived, hurried, settled: watch::Sender::new(0) }
     }
 
     /// A notification reached a socket of its user.
@@ -108,6 +112,9 @@ impl Confirmations {
     pub async fn settle(&self) {
         let left = self.lock().left;
         let mut settled = self.settled.subscribe();
+        if *settled.borrow() < left {
+            self.hurried.notify_one();
+        }
         let _ = timeout(SETTLE_LIMIT, settled.wait_for(|settled| *settled >= left)).await;
     }
 
@@ -115,7 +122,13 @@ impl Confirmations {
     pub async fn run(self: Arc<Self>, store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = self.arrived.notified() => sleep(GATHER).await,
+                () = self.arrived.notified() => {
+                    tokio::select! {
+                        () = sleep(GATHER) => {}
+                        () = self.hurried.notified() => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
                 () = stop.cancelled() => {
                     self.note(&store, &metrics).await;
                     return;
