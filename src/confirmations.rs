@@ -18,6 +18,8 @@ use crate::store::{Delivered, Store};
 /// How long confirmations are gathered before they are noted, unless a catch-up waits for them: each statement waits for the disk, and
 /// a writer that commits meanwhile for both.
 const GATHER: Duration = Duration::from_millis(250);
+/// So long at least: when a crowd comes back thousands of catch-ups wait, and all wake with each statement.
+const LEAST: Duration = Duration::from_millis(50);
 /// How long until what could not be noted is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How many one statement notes.
@@ -123,8 +125,9 @@ impl Confirmations {
         loop {
             tokio::select! {
                 () = self.arrived.notified() => {
+                    sleep(LEAST).await;
                     tokio::select! {
-                        () = sleep(GATHER) => {}
+                        () = sleep(GATHER.saturating_sub(LEAST)) => {}
                         () = self.hurried.notified() => {}
                         () = stop.cancelled() => {}
                     }
