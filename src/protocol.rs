@@ -65,7 +65,7 @@ impl Borrow<str> for UserId {
 impl<'de> Deserialize<'de> for UserId {
     /// Takes any text: see [`Self::recorded`].
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(text.into()))
+        String::deserialize(deserializer).map(|text| Self::recorded(&text))
     }
 }
 
