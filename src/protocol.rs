@@ -117,7 +117,7 @@ impl FromStr for Level {
     }
 }
 
-/// One notification as the database tells it: the JSON of the SQL function `notifier.payload`, or a row of `notifier.stream`.
+/// One notification as the database tells it: the JSON of the SQL function `notifier.payload`, or a row of `notifier.read_on`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Notification {
     /// Unique in the database; not in order of commit.

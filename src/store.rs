@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::Object;
 use futures_util::{FutureExt, TryStreamExt};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::types::ToSql;
@@ -43,6 +44,8 @@ use tls::Tls;
 /// How long a statement may take to answer: then its server is lost, whatever TCP says.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// So many notifications of one row are handed out before others have their turn: thousands may stand in one.
+const MOST_AT_ONCE: usize = 500;
 /// The server ends a statement before we give up its answer.
 const STATEMENT_LIMIT: &str = "set statement_timeout = '8s'";
 /// How else a pooled session differs from the database's defaults. Under SERIALIZABLE our reads would conflict with writers. The
@@ -258,8 +261,7 @@ impl Store {
             .limit(ANSWER_LIMIT, async {
                 // The server counts while it sends as well, and a slow reader is no slow query.
                 lease.batch_execute(&format!("set statement_timeout = '{}s'", 600 + limit.as_secs())).await?;
-                let statement =
-                    lease.prepare_cached("select * from notifier.stream($1::text::pg_snapshot, true)").await?;
+                let statement = lease.prepare_cached("select * from notifier.read_on($1::text::pg_snapshot)").await?;
                 lease.query_raw(&statement, [after.position.to_string()]).await
             })
             .await?;
@@ -271,20 +273,24 @@ impl Store {
             epoch: head.try_get::<_, &str>(2)?.parse()?,
             noted: head.try_get::<_, &str>(3)?.parse()?,
             channel: head.try_get(4)?,
-            queue: head.try_get(6)?,
-            faults: head.try_get(7)?,
-            now: head.try_get(8)?,
+            queue: head.try_get(5)?,
+            faults: head.try_get(6)?,
+            now: head.try_get(7)?,
             at: Instant::now(),
         };
         if head.epoch != after.epoch {
             bail!(OtherEpoch(head.epoch));
         }
         while let Some(row) = lease.next(ANSWER_LIMIT, &mut rows).await? {
-            match told::notification(&row) {
-                Ok(notification) => publish(notification),
+            let notifications = told::notifications(&row).unwrap_or_else(|error| {
                 // It must not keep everybody from the others.
-                Err(error) => {
-                    error!(error = format!("{error:#}"), "a row of notifier.notification cannot be read and is skipped")
+                error!(error = format!("{error:#}"), "a row that tells something cannot be read and is skipped");
+                Vec::new()
+            });
+            for (nth, notification) in (1..).zip(notifications) {
+                publish(notification);
+                if nth % MOST_AT_ONCE == 0 {
+                    yield_now().await;
                 }
             }
         }

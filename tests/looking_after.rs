@@ -756,7 +756,7 @@ async fn a_service_that_is_away_or_does_not_read_is_found() {
     let spilled = finding(
         "error",
         "",
-        "rows of notifier.spill that wait for a service to move them to where they belong: 1",
+        "rows of notifier.spill and notifier.bulk that wait for a service to move them to where they belong: 1",
         "select notifier.work();",
     );
     assert_eq!(check(&database).await, [waiting(1), spilled.clone()]);

@@ -9,7 +9,7 @@
 //! | model | of what | stands for |
 //! |---|---|---|
 //! | `database` | transactions, snapshots | Postgres |
-//! | `reading` | NOTIFY, reading on, what was published | `src/listener.rs`, `src/registry.rs`, `notifier.stream` |
+//! | `reading` | NOTIFY, reading on, what was published | `src/listener.rs`, `src/registry.rs`, `notifier.read_on` |
 //! | `session` | catch up, mailbox, lag, pings and pongs | `src/session.rs`, `notifier.opened`, `notifier.missed` |
 //! | `crash` | ids that come again, epochs, the stored position | `notifier.identify`, `notifier.note_position` |
 //! | `cursor` | a client that comes back with a cursor | protocol clients |

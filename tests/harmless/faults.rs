@@ -520,6 +520,7 @@ async fn of_many_events_the_one_that_fails_fails_alone() {
             while database.one::<bool>("select exists (select from notifier.spill)").await {
                 database.run("select notifier.work()").await;
             }
+            database.run("select notifier.unfold(b.id) from notifier.bulk b").await;
             let told =
                 database.rows("select event, count(*) from notifier.notification group by event order by event").await;
             let told: Vec<(String, i64)> = told.iter().map(|row| (row.get(0), row.get(1))).collect();

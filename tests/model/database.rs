@@ -183,7 +183,7 @@ impl Database {
         self.having(|stage| stage == Stage::Committed)
     }
 
-    /// What `notifier.stream` reads: the committed rows that a position does not see.
+    /// What `notifier.read_on` reads: the committed rows that a position does not see.
     pub fn committed_after(&self, position: Snapshot) -> Set {
         self.committed().iter().filter(|row| !position.sees(*row)).collect()
     }

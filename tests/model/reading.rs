@@ -3,6 +3,8 @@
 //! The bell is not here: a writer finds it hung or not as chance has it, and that must not matter. Nor is a second instance:
 //! nothing that one does changes what another reads. Sockets come later (`session`): "told" is what the registry published, and
 //! what was committed before the instance's first position is for the catch-ups of sockets that open.
+//!
+//! What is told by the thousand lies in arrays first (`notifier.bulk`), and at some time rows are made of it.
 
 use super::database::{Database, Move, Set, Snapshot, Told, Xid};
 use super::explorer::{Model, Steps, Wrong, breaks, holds};
@@ -23,12 +25,18 @@ enum Flaw {
     JumpsAfterLostListen,
     /// Forgets at each read all that it has published, whether or not the read saw it.
     ForgetsWhatItSent,
+    /// Reads rows, and not what rows are yet to be made of.
+    ReadsRowsAlone,
+    /// Makes rows in the name of the transaction that makes them, and not of the one that told.
+    MakesRowsAsItsOwn,
 }
 
 struct Reading {
     writers: usize,
     faults: u8,
     flaw: Flaw,
+    /// Whether writers tell by the thousand.
+    bulk: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -40,6 +48,10 @@ struct State {
     /// Published and not visible in the position.
     published: Set,
     look: Option<Look>,
+    /// What is no row yet.
+    folded: Set,
+    /// What was made a row by another transaction than the one that told it, and was not read since.
+    renewed: Set,
     faults_left: u8,
     /// Where the position was when the instance started.
     started: Snapshot,
@@ -63,6 +75,8 @@ impl Model for Reading {
             position: Snapshot::default(),
             published: Set::default(),
             look: None,
+            folded: Set::default(),
+            renewed: Set::default(),
             faults_left: self.faults,
             started: Snapshot::default(),
             told: Told::default(),
@@ -73,7 +87,20 @@ impl Model for Reading {
         let now = steps.from;
         for what in now.database.moves(self.writers) {
             let (words, number) = what.words();
-            steps.may(words, number, |next| write(next, what));
+            steps.may(words, number, |next| {
+                write(next, what);
+                if let (true, Move::Insert { xid, .. }) = (self.bulk, what) {
+                    next.folded.add(xid);
+                }
+            });
+        }
+        for row in now.folded.iter().filter(|row| now.database.committed().has(*row)) {
+            steps.must("rows are made of what writer # told", row, |next| {
+                next.folded.keep(|folded| folded != row);
+                if self.flaw == Flaw::MakesRowsAsItsOwn {
+                    next.renewed.add(row);
+                }
+            });
         }
 
         match &now.heard {
@@ -95,7 +122,7 @@ impl Model for Reading {
 
         match now.look {
             // The safety read. Where nothing has ended since the position it would change nothing.
-            None if now.database.snapshot() != now.position => {
+            None if now.database.snapshot() != now.position || !now.renewed.is_empty() => {
                 steps.must("a read begins", 0, |next| {
                     next.look = Some(Look { snapshot: next.database.snapshot(), rows: self.rows(next) });
                 });
@@ -104,6 +131,7 @@ impl Model for Reading {
             Some(look) => steps.must("its rows have arrived", 0, |next| {
                 next.look = None;
                 look.rows.iter().for_each(|row| self.publish(next, row));
+                next.renewed.keep(|row| !look.rows.has(row));
                 let later = self.flaw == Flaw::AsksForPositionLater;
                 self.move_position(next, if later { next.database.snapshot() } else { look.snapshot });
             }),
@@ -129,8 +157,9 @@ impl Model for Reading {
             }
             steps.may("the instance is killed and started again", 0, |next| {
                 let here = next.database.snapshot();
-                let (faults_left, database) = (next.faults_left - 1, next.database.clone());
-                *next = State { database, position: here, started: here, heard: None, faults_left, ..self.start() };
+                let (faults_left, database, folded) = (next.faults_left - 1, next.database.clone(), next.folded);
+                *next =
+                    State { database, folded, position: here, started: here, heard: None, faults_left, ..self.start() };
             });
         }
     }
@@ -151,16 +180,26 @@ impl Model for Reading {
 
 impl Reading {
     fn right() -> Self {
-        Self { writers: 3, faults: 1, flaw: Flaw::None }
+        Self { writers: 3, faults: 1, flaw: Flaw::None, bulk: false }
     }
 
     fn with(flaw: Flaw) -> Self {
         Self { writers: 2, flaw, ..Self::right() }
     }
 
-    /// What `notifier.stream` answers.
+    fn bulk_with(flaw: Flaw) -> Self {
+        Self { bulk: true, ..Self::with(flaw) }
+    }
+
+    /// What `notifier.read_on` answers.
     fn rows(&self, now: &State) -> Set {
         match self.flaw {
+            Flaw::ReadsRowsAlone => {
+                now.database.committed_after(now.position).iter().filter(|row| !now.folded.has(*row)).collect()
+            }
+            Flaw::MakesRowsAsItsOwn => {
+                now.database.committed_after(now.position).iter().chain(now.renewed.iter()).collect()
+            }
             Flaw::ReadsById => {
                 let last = now.told.once.iter().map(|row| now.database.id(row)).max();
                 now.database.committed().iter().filter(|row| Some(now.database.id(*row)) > last).collect()
@@ -174,7 +213,7 @@ impl Reading {
 
     /// `Registry::publish`: NOTIFY and the stream tell the same rows.
     fn publish(&self, next: &mut State, row: Xid) {
-        if !next.position.sees(row) && !next.published.has(row) {
+        if next.renewed.has(row) || !next.position.sees(row) && !next.published.has(row) {
             next.published.add(row);
             next.told.add(row);
         }
@@ -228,4 +267,19 @@ fn a_position_that_jumps_loses_what_committed_while_nobody_listened() {
 #[test]
 fn forgetting_an_id_before_the_position_sees_it_tells_it_twice() {
     breaks("forgets what it sent", &Reading::with(Flaw::ForgetsWhatItSent), Wrong::Twice);
+}
+
+#[test]
+fn what_is_told_by_the_thousand_is_told_once_wherever_it_lies() {
+    holds("reading, 2 writers by the thousand, 2 faults", &Reading { faults: 2, ..Reading::bulk_with(Flaw::None) });
+}
+
+#[test]
+fn reading_rows_alone_loses_what_the_position_saw_before_there_were_rows_of_it() {
+    breaks("reads rows alone", &Reading::bulk_with(Flaw::ReadsRowsAlone), Wrong::Lost);
+}
+
+#[test]
+fn making_rows_in_another_transactions_name_tells_them_twice() {
+    breaks("makes rows as its own", &Reading::bulk_with(Flaw::MakesRowsAsItsOwn), Wrong::Twice);
 }

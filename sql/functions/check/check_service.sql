@@ -72,10 +72,10 @@ begin
   end if;
 
   if _error is not null then
-    select count(*) into _spilled from (select from notifier.spill limit 100000) s;
+    select count(*) into _spilled from (select from notifier.spill union all select from notifier.bulk limit 100000) s;
     if _spilled > 0 then
       return query select _error, null,
-        format('rows of notifier.spill that wait for a service to move them to where they belong: %s', _spilled),
+        format('rows of notifier.spill and notifier.bulk that wait for a service to move them to where they belong: %s', _spilled),
         'select notifier.work();';
     end if;
   end if;

@@ -41,7 +41,7 @@ begin
     grant select on notifier.setting, notifier.schema_history to notifier_service;
     grant execute on function
       notifier.identify(text),
-      notifier.stream(pg_snapshot, boolean),
+      notifier.read_on(pg_snapshot), notifier.stream(pg_snapshot, boolean),
       notifier.note_position(text, pg_snapshot),
       notifier.opened(text[], text[], text[], text[], text[], boolean[], interval, integer),
       notifier.missed(text[], text[], text[], bigint[], integer),

@@ -36,6 +36,11 @@ begin
       and not (n.xid::text::numeric > _copied
                and n.xid::text::numeric < (select pg_snapshot_xmax(pg_current_snapshot())::text::numeric)
                and _now - (_now - n.xmin::text::bigint) % 4294967296 >= n.xid::text::numeric);
+    update notifier.bulk n set xid = '3'
+    where n.xid <> '3'
+      and not (n.xid::text::numeric > _copied
+               and n.xid::text::numeric < (select pg_snapshot_xmax(pg_current_snapshot())::text::numeric)
+               and _now - (_now - n.xmin::text::bigint) % 4294967296 >= n.xid::text::numeric);
     -- A revocation holds here as it did there. As one of now it is told to all instances, to whom those positions say nothing.
     -- What somebody holds is about to be forgotten: there is a later one.
     update notifier.revocation r set xid = pg_current_xact_id()

@@ -2,7 +2,8 @@
 -- devices that confirm the same rows in opposite order would deadlock.
 --   _ids, _slots, _created   the notifications: an id may have come back as another row's after a crash, and the time in
 --                  microseconds since 1970 when it was created tells
---   returns        one row: how many were undelivered until now, and the ids of those that somebody holds, to be noted later
+--   returns        one row: how many were undelivered until now, and the ids of those that somebody holds or that are no rows yet,
+--                  to be noted later
 -- Used by: the confirmations (src/confirmations.rs), many times a second. Planning over 16 leaves takes longer than doing it, so
 -- there is one plan for all batches, and `cross join lateral` says that ids lead in it, and never the table. One way down the
 -- index finds up to 32 neighbours, since what arrived together was mostly written together.
@@ -18,7 +19,12 @@ declare
   _slot  smallint;
   _rows  tid[];
   _noted bigint;
+  _bulk  bigint[];
 begin
+  -- Asked first: what is made a row of meanwhile is found below, and once more when it comes back.
+  if exists (select from notifier.bulk) then
+    _bulk := array(select u.id from (select unnest(b.ids) as id from notifier.bulk b) u join unnest(confirm._ids) k(id) on k.id = u.id);
+  end if;
   confirmed := 0;
   for _slot in select distinct unnest(confirm._slots) loop
     _rows := array(
@@ -47,7 +53,7 @@ begin
     end if;
   end loop;
 
-  held := '{}';
+  held := coalesce(_bulk, '{}');
   if confirmed < cardinality(confirm._ids) then
     -- The others have been confirmed before, or are gone, or somebody holds them.
     for _slot in select distinct unnest(confirm._slots) loop

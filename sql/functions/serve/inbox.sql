@@ -18,6 +18,7 @@ set jit = off as $$
 #variable_conflict use_column
 declare
   _below bigint := coalesce(inbox._before, 9223372036854775807);
+  _bulk  constant notifier.notification[] := notifier.in_bulk(array[inbox._user]);   -- null, nearly always
   _ids   bigint[];
 begin
   -- The ids alone come from the index, which holds read_at: whole rows would be fetched of every read one on the way to an
@@ -35,6 +36,12 @@ begin
       order by n.user_id desc, n.id desc
       limit inbox._limit + 1);
   end if;
+  if _bulk is not null then
+    _ids := array(
+      select k.id from (select unnest(_ids) as id union all select b.id from unnest(_bulk) b where b.id < _below) k
+      order by k.id desc
+      limit inbox._limit + 1);
+  end if;
 
   return query
     select page.id, page.notification, page.until, page.delivered_at, page.read_at, page.below is not null
@@ -47,7 +54,10 @@ begin
         from unnest(_ids) as k(id)
         -- `offset 0`: each id by itself. As a plain join it is planned as a scan of all that the user has.
         cross join lateral (
-          select s.* from notifier.notification s where s.user_id = inbox._user and s.id = k.id offset 0) n
+          select s.* from notifier.notification s where s.user_id = inbox._user and s.id = k.id
+          union all
+          select b.* from unnest(_bulk) b where b.id = k.id
+          offset 0) n
       ) r
       window newest as (order by r.id desc)
     ) page

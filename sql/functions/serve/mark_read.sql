@@ -28,6 +28,7 @@ declare
   _marked  text[];
   _payload text;
 begin
+  perform notifier.unfold_of(mark_read._user);
   if mark_read._before is null then
     select array_agg(n.id), array_agg(n.slot) into _found, _slots
     from (select distinct unnest(mark_read._ids) as id) k

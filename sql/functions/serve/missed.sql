@@ -16,6 +16,8 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off as $$
 #variable_conflict use_column
+declare
+  _bulk constant notifier.notification[] := notifier.in_bulk(missed._users);   -- null, nearly always
 begin
   return query
     select r.within::text, coalesce(w.notifications, '{}')
@@ -30,13 +32,26 @@ begin
         select page.id, page.payload,
                sum(octet_length(page.payload)) over (order by page.id) - octet_length(page.payload) as before
         from (
-          select n.id, notifier.payload(n) as payload
-          from notifier.notification n
-          -- Order and bounds name user_id, so that no plan walks the primary key and looks whose rows these are.
-          where n.user_id <= r.user_id and (n.user_id, n.id) > (r.user_id, r.after_id)
-            and pg_visible_in_snapshot(n.xid, r.within) and not pg_visible_in_snapshot(n.xid, r.after)
-            and (n.until is null or n.until > clock_timestamp())
-          order by n.user_id, n.id
+          select m.id, m.payload
+          from (
+            (select n.id, notifier.payload(n) as payload
+             from notifier.notification n
+             -- Order and bounds name user_id, so that no plan walks the primary key and looks whose rows these are.
+             where n.user_id <= r.user_id and (n.user_id, n.id) > (r.user_id, r.after_id)
+               and pg_visible_in_snapshot(n.xid, r.within) and not pg_visible_in_snapshot(n.xid, r.after)
+               and (n.until is null or n.until > clock_timestamp())
+             order by n.user_id, n.id
+             limit _limit)
+            union all
+            (select b.id, notifier.payload(b)
+             from unnest(_bulk) b
+             where b.user_id = r.user_id and b.id > r.after_id
+               and pg_visible_in_snapshot(b.xid, r.within) and not pg_visible_in_snapshot(b.xid, r.after)
+               and (b.until is null or b.until > clock_timestamp())
+             order by b.id
+             limit _limit)
+          ) m
+          order by m.id
           limit _limit
         ) page
       ) p

@@ -1,6 +1,6 @@
 -- notifier.next_work: when the service has something to do next.
 --   returns   seconds from now, 0 when something waits already; at most 10 minutes, then expired rows are looked for
--- Used by: notifier.work, notifier.stream.
+-- Used by: notifier.work, notifier.read_on.
 create or replace function notifier.next_work() returns double precision
 language plpgsql stable   -- which keeps its plan: to plan this takes thirty times as long as to do it
 -- Planned while these tables were empty, and kept.
@@ -15,6 +15,8 @@ begin
       select min(s.send_at) from notifier.scheduled s where isfinite(s.send_at)
       union all
       select clock_timestamp() where exists (select from notifier.spill) or exists (select from notifier.fault_record offset 999)
+      union all
+      select b.created_at + interval '1 second' from (select k.created_at from notifier.bulk k order by k.id limit 1) b
       union all
       select greatest(f.recorded_at + interval '1 minute', clock_timestamp())
       from (select f.recorded_at from notifier.fault_record f order by f.id limit 1) f

@@ -31,6 +31,7 @@ declare
   _slots constant smallint[] := array(
     select distinct notifier.slot(d) from generate_series(_since, _now + interval '24 hours', interval '24 hours') as d);
   _here  constant pg_snapshot := pg_current_snapshot();
+  _bulk  constant notifier.notification[] := notifier.in_bulk(opened._users);   -- null, nearly always
   _epoch notifier.epoch;
   _pruned xid8;
 begin
@@ -39,7 +40,9 @@ begin
   return query
     select _here::text, v.resume,
            (select count(*)::integer from (select from notifier.notification n
-                                           where n.user_id = r.user_id and n.read_at is null limit 1000) u),
+                                           where n.user_id = r.user_id and n.read_at is null
+                                           union all select from unnest(_bulk) b where b.user_id = r.user_id
+                                           limit 1000) u),
            -- (least alone would make 1000 of null.)
            case when w.total is null then 0 else least(w.total - coalesce(cardinality(w.newest), 0), 1000) end,
            to_char(_now at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
@@ -69,21 +72,30 @@ begin
     left join lateral (
       select count(*) as total, array_agg(p.payload order by n.id) filter (where n.nth <= _limit) as newest
       from (
-        select l.id, l.slot, row_number() over (order by l.id desc) as nth
-        from unnest(_slots) as s(slot)
-        cross join lateral (
-          select n.id, n.slot from notifier.notification n
-          where n.slot = s.slot and n.user_id = r.user_id and n.created_at >= _since and n.read_at is null
-            and (n.until is null or n.until > _now)
-            and case when c.position is null then n.delivered_at is null and n.summarized_at is null
-                     else not pg_visible_in_snapshot(n.xid, c.position) and n.id <> all (c.told) end
-          order by n.user_id desc, n.id desc
-          limit 1000 + _limit
+        select l.id, l.slot, l.bulk, row_number() over (order by l.id desc) as nth
+        from (
+          select l.id, l.slot, null::notifier.notification as bulk
+          from unnest(_slots) as s(slot)
+          cross join lateral (
+            select n.id, n.slot from notifier.notification n
+            where n.slot = s.slot and n.user_id = r.user_id and n.created_at >= _since and n.read_at is null
+              and (n.until is null or n.until > _now)
+              and case when c.position is null then n.delivered_at is null and n.summarized_at is null
+                       else not pg_visible_in_snapshot(n.xid, c.position) and n.id <> all (c.told) end
+            order by n.user_id desc, n.id desc
+            limit 1000 + _limit
+          ) l
+          union all
+          select b.id, b.slot, b from unnest(_bulk) b
+          where b.user_id = r.user_id and b.created_at >= _since and (b.until is null or b.until > _now)
+            and (c.position is null or not pg_visible_in_snapshot(b.xid, c.position) and b.id <> all (c.told))
         ) l
       ) n
       left join lateral (
         select notifier.payload(m) as payload from notifier.notification m
         where n.nth <= _limit and m.slot = n.slot and m.id = n.id
+        union all
+        select notifier.payload(n.bulk) where n.nth <= _limit and n.bulk is distinct from null
       ) p on true
     ) w on not (r.pages and v.resume = 'ok')
     order by r.nth;

@@ -15,7 +15,7 @@ create or replace function notifier.pass_on(_generation bigint, _epoch text, _to
 returns table ("position" text, new_rows bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
--- As in notifier.stream.
+-- As in notifier.read_on.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off as $$
@@ -56,7 +56,11 @@ begin
     limit _most + 1
   )
   select pg_current_snapshot(), c.count, case when c.count <= _most then array(select notifier.payload(n) from n order by n.id) end
-  from (select count(*) from n) c
+  from (
+    -- What lies in notifier.bulk is more than that, and never told here.
+    select case when exists (select from notifier.bulk b where b.xid >= pg_snapshot_xmax(pass_on._read) or b.xid = any (_running))
+                then _most + 1 else (select count(*) from n) end as count
+  ) c
   into _position, new_rows, _payloads;
   "position" := _position::text;
 

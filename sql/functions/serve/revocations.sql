@@ -1,4 +1,4 @@
--- notifier.revocations: who was revoked since a position, read by the same rule as notifications: see notifier.stream.
+-- notifier.revocations: who was revoked since a position, read by the same rule as notifications: see notifier.read_on.
 --   _after    a position, or null: just tell the present one
 --   returns   one row: the new position; the users; and of each the latest of these revocations, in seconds since 1970
 -- Used by: the listener (src/listener.rs), about once a second. From a position of its own, which no stretch that the relay tells moves.

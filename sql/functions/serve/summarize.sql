@@ -6,9 +6,12 @@
 --   returns    how many were noted: at most 5,000 of the oldest, and then there may be more
 -- Used by: the confirmations (src/confirmations.rs).
 create or replace function notifier.summarize(_user text, _epoch text, _within pg_snapshot, _before bigint) returns bigint
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-begin atomic
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
+declare
+  _count bigint;
+begin
+  perform notifier.unfold_of(summarize._user);
   with locked as (
     select n.id, n.slot
     from notifier.notification n
@@ -23,5 +26,7 @@ begin atomic
     from locked l where n.id = l.id and n.slot = l.slot
     returning n.id
   )
-  select count(*) from summarized;
-end;
+  select count(*) into _count from summarized;
+  return _count;
+end
+$$;

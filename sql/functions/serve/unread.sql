@@ -11,10 +11,14 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off as $$
 #variable_conflict use_column
+declare
+  _bulk constant notifier.notification[] := notifier.in_bulk(unread._users);   -- null, nearly always
 begin
   return query
     select u.place, (select count(*)::integer from (
-      select from notifier.notification n where n.user_id = u.user_id and n.read_at is null limit 1000) c)
+      select from notifier.notification n where n.user_id = u.user_id and n.read_at is null
+      union all select from unnest(_bulk) b where b.user_id = u.user_id
+      limit 1000) c)
     from unnest(unread._users) with ordinality as u(user_id, place)
     order by u.place;
 end

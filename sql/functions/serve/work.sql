@@ -12,6 +12,7 @@ declare
   _done     bigint;
   _tell     boolean;
   _event    text;
+  _bulk     bigint;
   _backfill notifier.backfill;
   _last_key jsonb;
   _next     double precision;
@@ -82,7 +83,8 @@ begin
     return 0;
   end if;
 
-  -- What one statement told or armed by the thousand, some thousands at a time and after everything that is small.
+  -- What one statement armed by the thousand, or told by the thousand as the release before this put it aside: some thousands at a
+  -- time and after everything that is small.
   with taken as (
     delete from notifier.spill s
     where s.id = any (array(
@@ -109,6 +111,14 @@ begin
     if _tell and notifier.rung() then
       perform notifier.announce(array['{"read":true}']);
     end if;
+    return 0;
+  end if;
+
+  -- What was told by the thousand waits a second to be made rows of, so that it is told first; not behind what is added meanwhile.
+  select b.id into _bulk from notifier.bulk b
+  where b.created_at <= _now - interval '1 second' order by b.id limit 1 for update skip locked;
+  if _bulk is not null then
+    perform notifier.unfold(_bulk);
     return 0;
   end if;
 

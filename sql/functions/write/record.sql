@@ -1,5 +1,5 @@
 -- notifier.record: write notifications, then announce them if somebody listens. Those of a statement that tells more than 1,000 are
--- put aside in arrays, which takes a fraction of the time, and the service makes rows of them.
+-- written in arrays, which takes a fraction of the time, and the service makes rows of them.
 --   _event, _level, _until      of all of them
 --   _users, _messages, _data    one element each a notification
 -- Leaves lock_timeout at 0, to the end of the SET clause it was called under: putting it back would cost each write as much as a lock.
@@ -13,6 +13,7 @@ declare
   _now      constant timestamptz := clock_timestamp();
   _slot     constant smallint := notifier.slot(_now);
   _size     constant integer := cardinality(record._users);
+  _bulk     constant boolean := _size > 1000;
   _id       bigint;
   _last     bigint[];
   _xid      xid8;
@@ -20,31 +21,9 @@ declare
   _payload  text;
   _payloads text[];
 begin
-  if _size > 1000 then
-    if pg_column_size(record._messages) + pg_column_size(record._data) > 100000000 then
-      -- A jsonb has 256 MB at most.
-      perform notifier.record(record._event, record._level, record._users[: _size / 2], record._messages[: _size / 2],
-        record._data[: _size / 2], record._until);
-      perform notifier.record(record._event, record._level, record._users[_size / 2 + 1 :], record._messages[_size / 2 + 1 :],
-        record._data[_size / 2 + 1 :], record._until);
-      return;
-    end if;
-    if notifier.set_aside('notifications', (
-      -- Each slice walks its array from the beginning: 50 at most.
-      select array_agg(jsonb_build_object('event', record._event, 'level', record._level, 'created_at', _now, 'until', record._until,
-        'users', to_jsonb(record._users[f.first : f.last]), 'messages', to_jsonb(record._messages[f.first : f.last]),
-        'data', to_jsonb(record._data[f.first : f.last])) order by f.first)
-      from (select s.first, s.first + greatest(2000, _size / 50) - 1 as last
-            from generate_series(1, _size, greatest(2000, _size / 50)) as s(first)) f))
-    then
-      if notifier.rung() then
-        perform notifier.announce(array['{"due":0}']);
-      end if;
-      return;
-    end if;
-  end if;
-
-  _id := notifier.reserve_number('only notifier.notification, notifier.notification_' || _slot, 'notifier.notification_id');
+  _id := notifier.reserve_number(
+    case when _bulk then 'notifier.bulk' else 'only notifier.notification, notifier.notification_' || _slot end,
+    'notifier.notification_id');
   if _id is not null and _size = 1 then
     -- What nearly every write tells, by itself: half the time of the other.
     insert into notifier.notification (id, slot, created_at, user_id, event, level, message, data, until)
@@ -63,9 +42,18 @@ begin
     _last := notifier.keep_lastval();
     -- Arrays are unnested in select lists: in FROM they would go through temporary files, which temp_file_limit counts.
     _ids := array(select nextval('notifier.notification_id') from (select generate_series(1, _size)) s);
-    insert into notifier.notification (id, slot, created_at, user_id, event, level, message, data, until)
-    select unnest(_ids), _slot, _now, unnest(record._users), record._event, record._level, unnest(record._messages),
-           unnest(record._data), record._until;
+    if _bulk then
+      -- Each slice walks its array from the beginning: 50 at most.
+      insert into notifier.bulk (id, slot, event, level, created_at, until, ids, users, messages, data)
+      select _ids[f.first], _slot, record._event, record._level, _now, record._until, _ids[f.first : f.last],
+             record._users[f.first : f.last], record._messages[f.first : f.last], record._data[f.first : f.last]
+      from (select s.first, s.first + greatest(2000, _size / 50) - 1 as last
+            from generate_series(1, _size, greatest(2000, _size / 50)) as s(first)) f;
+    else
+      insert into notifier.notification (id, slot, created_at, user_id, event, level, message, data, until)
+      select unnest(_ids), _slot, _now, unnest(record._users), record._event, record._level, unnest(record._messages),
+             unnest(record._data), record._until;
+    end if;
     perform notifier.put_back_lastval(_last);
   end if;
 
