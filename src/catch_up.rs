@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::OptionFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -20,6 +21,9 @@ use crate::store::{Gap, Opened, Opening, Page, Store};
 
 /// How many sockets one question is for at most.
 const BATCH: usize = 200;
+/// While one question is under way and fewer than a batch wait, so long until the next is asked beside it: each costs more than most
+/// of the sockets in it, and the first over a connection, which is planned, as much as a thousand of them.
+const GATHER: Duration = Duration::from_millis(10);
 /// How long until a question that failed is asked again, more or less, and one that is only halved.
 const PAUSE: Duration = Duration::from_secs(1);
 const HALVED_PAUSE: Duration = Duration::from_millis(100);
@@ -42,6 +46,13 @@ struct Waiting {
     gaps: Asked<Gap, Page>,
     /// What was read somewhere, to be told with a fresh count.
     mirrors: Vec<ReadBy>,
+}
+
+impl Waiting {
+    /// Whether anybody does.
+    fn some(&self) -> bool {
+        !self.openings.is_empty() || !self.gaps.is_empty() || !self.mirrors.is_empty()
+    }
 }
 
 type Asked<Q, A> = Vec<(Q, oneshot::Sender<A>)>;
@@ -101,22 +112,32 @@ impl CatchUp {
             () = stop.cancelled() => return,
         }
         let mut answering = FuturesUnordered::<Answering>::new();
+        // Since when some wait beside a question that is under way.
+        let mut gathering = None;
         loop {
-            while answering.len() < connections
-                && let Some(batch) = self.batch(&store)
-            {
+            while answering.len() < connections {
+                let patient = !answering.is_empty() && gathering.is_none_or(|since: Instant| since.elapsed() < GATHER);
+                let Some(batch) = self.batch(&store, if patient { BATCH } else { 1 }) else { break };
                 answering.push(batch);
+                gathering = None;
             }
+            gathering = self.lock().some().then(|| gathering.unwrap_or_else(Instant::now));
+            let another = gathering.filter(|_| answering.len() < connections).map(|since| sleep_until(since + GATHER));
             tokio::select! {
                 () = self.arrived.notified() => {}
                 Some(()) = answering.next() => {}
+                Some(()) = OptionFuture::from(another) => {}
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    fn batch<'a>(&'a self, store: &'a Store) -> Option<Answering<'a>> {
+    /// A question, if at least so many wait for one.
+    fn batch<'a>(&'a self, store: &'a Store, least: usize) -> Option<Answering<'a>> {
         let waiting = &mut *self.lock();
+        if waiting.openings.len().max(waiting.gaps.len()).max(waiting.mirrors.len()) < least {
+            return None;
+        }
         if let Some(batch) = take(&mut waiting.openings) {
             return Some(Box::pin(self.answer(
                 batch,
