@@ -241,8 +241,8 @@ async fn statement(place: &Place, database: &str, write: Write, way: &Way, rows:
     let seconds = execute(&client, write, way.table, rows).await;
     let ids = next_transaction_id(&client).await - before;
     if database == UNSERVED {
-        // More than the one row before: what is told may wait in `spill`, many in one row.
-        let sql = "select (select count(*) from notifier.notification) > 1 or exists (select from notifier.spill)";
+        // More than the one row before: what is told may wait in `bulk`, many in one row.
+        let sql = "select (select count(*) from notifier.notification) > 1 or exists (select from notifier.bulk)";
         let told: bool = client.query_one(sql, &[]).await.unwrap().get(0);
         assert_eq!(told, way.told, "{} {}", write.name(), way.what);
         empty(place, database).await;
@@ -532,7 +532,7 @@ async fn fill(place: &Place, database: &str, table: &str, rows: u64) {
 
 /// Removes what was told.
 async fn empty(place: &Place, database: &str) {
-    let sql = "truncate notifier.notification, notifier.spill";
+    let sql = "truncate notifier.notification, notifier.bulk";
     place.owner(database).await.batch_execute(sql).await.unwrap();
 }
 
@@ -578,7 +578,7 @@ async fn whole(load: Load) -> Log {
 async fn rest(place: &Place, service: &Process) {
     let client = place.owner(SERVED).await;
     eventually("nothing waits to be written", || async {
-        client.query("select from notifier.spill limit 1", &[]).await.unwrap().is_empty()
+        client.query("select from notifier.bulk limit 1", &[]).await.unwrap().is_empty()
     })
     .await;
     settle(service).await;
