@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::here;
 use crate::support::Database;
-use crate::support::checker::{Checker, Place, Plan, size};
+use crate::support::checker::{Checker, Kind, Place, Plan, size};
 use crate::support::process::{Process, allow_many_files};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +44,33 @@ async fn two_instances_are_restarted_one_after_the_other() {
             checker.written(50).await;
             [first, Process::start(&url, doors[1]).await]
         };
+    }
+    checker.finish().await.nothing_lost().no_write_failed();
+}
+
+/// What one statement tells by the thousand is told before there are rows of it: whoever comes back meanwhile finds it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_is_killed_while_statements_tell_thousands() {
+    let place = Place::of(&Database::new().await);
+    let url = place.url("parkmate");
+    let mut service = Process::start(&url, here()).await;
+    let plan = Plan {
+        // So many that nobody misses more than is told one by one: the checker counts rows.
+        users: 400,
+        sockets: 420,
+        writers: 3,
+        kinds: &[Kind::Thousand, Kind::Held, Kind::Single, Kind::Savepoint],
+        pause_ms: 500,
+        ..Plan::new("service kill -9 while statements tell thousands")
+    };
+    let checker = Checker::start(plan, &place, service.address).await;
+    for _ in 0..size(3, 10) {
+        checker.written(1500).await;
+        let address = service.address;
+        service.end("-KILL").await;
+        checker.written(1500).await;
+        service = Process::start(&url, address).await;
+        checker.all_open().await;
     }
     checker.finish().await.nothing_lost().no_write_failed();
 }

@@ -19,6 +19,8 @@ pub enum Kind {
     Single,
     /// One statement, several rows, several users.
     Several,
+    /// One statement that tells by the thousand. Not among [`ALL`], which write often.
+    Thousand,
     /// A row that tells nobody, then an update that tells.
     Update,
     /// A transaction of which a part is rolled back.
@@ -71,13 +73,17 @@ impl Writers {
 
     async fn write(&self, client: &Client) {
         let kind = self.plan.kinds[fastrand::usize(..self.plan.kinds.len())];
-        let count = if matches!(kind, Kind::Several) { fastrand::usize(2..5) } else { 1 };
+        let count = match kind {
+            Kind::Several => fastrand::usize(2..5),
+            Kind::Thousand => fastrand::usize(1001..1500),
+            _ => 1,
+        };
         let users: Vec<i64> = (0..count).map(|_| self.plan.user(fastrand::usize(..self.plan.users))).collect();
         let keys = self.ledger.begin(&users);
         let rows: Vec<(i64, i64)> = users.into_iter().zip(keys.iter().copied()).collect();
         let wanted = !matches!(kind, Kind::Rollback);
         let ended = match kind {
-            Kind::Single | Kind::Several => committing(client, &insert("success", &rows)).await,
+            Kind::Single | Kind::Several | Kind::Thousand => committing(client, &insert("success", &rows)).await,
             Kind::Update => self.update(client, rows[0]).await,
             Kind::Savepoint => self.savepoint(client, rows[0]).await,
             Kind::Rollback | Kind::Held => self.held(client, &rows, wanted).await,
