@@ -120,16 +120,94 @@ async fn a_write_that_waits_for_its_turn_to_insert_does_not_fail() {
 async fn a_transaction_that_had_to_wait_for_a_lock_waits_once() {
     let database = Database::new().await;
     let locker = database.superuser().await;
-    locker.batch_execute("begin; lock table notifier.notification").await.unwrap();
-    // 200 waits of 50 ms would be 10 s: the limit tells one wait from many, on a slow machine too.
-    database.write("begin; set local statement_timeout = '8s'").await;
-    let updates =
-        "update payment set status = 'verified' where id = 204; update payment set status = 'pending' where id = 204;"
-            .repeat(200);
-    database.write(&format!("do $$ begin {updates} end $$")).await;
-    database.write("commit").await;
-    assert_eq!(database.one::<i64>("select count(*) from notifier.spill").await, 200);
+    let leaf: i16 = database.one("select notifier.slot(now())").await;
+    for (round, locked) in [
+        "notifier.notification".to_owned(),
+        "only notifier.notification".to_owned(),
+        format!("notifier.notification_{leaf}"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        locker.batch_execute(&format!("begin; lock table {locked}")).await.unwrap();
+        // 200 waits of 50 ms would be 10 s: the limit tells one wait from many, on a slow machine too.
+        database.write("begin; set local statement_timeout = '8s'").await;
+        let updates =
+            "update payment set status = 'verified' where id = 204; update payment set status = 'pending' where id = 204;"
+                .repeat(200);
+        database.write(&format!("do $$ begin {updates} end $$")).await;
+        database.write("commit").await;
+        locker.batch_execute("commit").await.unwrap();
+        let spilled: i64 = database.one("select count(*) from notifier.spill").await;
+        assert_eq!(spilled, 200 * (round as i64 + 1), "{locked}");
+        assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0, "{locked}");
+    }
+}
+
+/// What one notification goes into is a statement of its own for each of sixteen days.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_goes_to_the_leaf_of_its_day() {
+    let database = Database::new().await;
+    let written: String = database.one("select pg_get_functiondef('notifier.record_one'::regproc)").await;
+    for day in 0..16 {
+        let at = format!("timestamptz '2026-03-01 23:59:59.999999Z' + {day} * interval '1 day'");
+        database.run(&written.replace(":= clock_timestamp()", &format!(":= {at}"))).await;
+        let before: i64 = database.one("select count(*) from notifier.notification").await;
+        database.write("update payment set status = 'pending' where id = 204; update payment set status = 'verified' where id = 204").await;
+        let wrong = format!(
+            "select count(*) from notifier.notification n
+             where n.tableoid <> ('notifier.notification_' || notifier.slot(n.created_at))::regclass
+                or n.slot <> notifier.slot(n.created_at) or n.xid is null or n.user_id <> '8'
+                or n.created_at - ({at}) not in (select - d * interval '1 day' from generate_series(0, 15) d)"
+        );
+        assert_eq!(database.one::<i64>(&wrong).await, 0, "day {day}");
+        assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, before + 1, "day {day}");
+    }
+    let leaves = "select count(distinct tableoid) from notifier.notification";
+    assert_eq!(database.one::<i64>(leaves).await, 16);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.spill").await, 0);
     assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
+}
+
+/// One row may tell several users, and the next event of its table others: each what is theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_one_row_tell_each_their_own() {
+    let database = Database::new().await;
+    database
+        .run("create table public.crowd (id int primary key, users text[]); grant all on public.crowd to parking_app")
+        .await;
+    for (name, users) in
+        [("a", "users"), ("b", "users[1 : 1]"), ("c", "array['']"), ("d", "users[2 :]"), ("e", "users[3 : 3]")]
+    {
+        database
+            .run(&format!(
+                "select notifier.define_event('crowd.{name}', 'public.crowd', 'insert or update', 'info', '{{who}} of {{id}}',
+                   $$select u as user_id, u as who, id from changed, unnest({users}) u$$)"
+            ))
+            .await;
+    }
+    // One that fails when it has read ten: they belong to nobody.
+    database.run("select notifier.define_event('crowd.ca', 'public.crowd', 'insert or update', 'info', 'x', 'select n::text as user_id, 1 / (12 - n) as n from changed, generate_series(1, 12) n')").await;
+    let told = async |id: i32| -> Vec<String> {
+        let rows = database
+            .rows(&format!(
+                "select event || ' ' || user_id || ' ' || message from notifier.notification where data ->> 'id' = '{id}' order by id"
+            ))
+            .await;
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    for (id, write) in ["insert into crowd values (0, '{1,2,3}')", "update crowd set id = 1"].iter().enumerate() {
+        database.write(write).await;
+        let id = i32::try_from(id).unwrap();
+        let expected: Vec<String> = [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("d", 2), ("d", 3), ("e", 3)]
+            .iter()
+            .map(|(event, user)| format!("crowd.{event} {user} {user} of {id}"))
+            .collect();
+        assert_eq!(told(id).await, expected);
+    }
+    let faults = database.rows("select event, sqlstate, count from notifier.fault order by event").await;
+    let faults: Vec<(String, String, i64)> = faults.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    assert_eq!(faults, [("crowd.c".to_owned(), "22001".to_owned(), 2), ("crowd.ca".to_owned(), "22012".to_owned(), 2)]);
 }
 
 /// However Postgres plans it: as the planner sees a table that autovacuum found empty, a plan that asks for "the first" once for each

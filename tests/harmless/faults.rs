@@ -427,6 +427,7 @@ async fn whatever_is_missing_of_our_schema_the_application_writes() {
         ),
         ("drop sequence notifier.notification_id cascade", false),
         ("drop function notifier.record cascade", true),
+        ("drop function notifier.record_one cascade", true),
         ("drop function notifier.keep_fault cascade", true),
         ("drop function notifier.refuse cascade", true),
         ("drop function notifier.payload cascade", true),

@@ -2,7 +2,7 @@
 -- as they are: whoever tells them to browsers knows what those can read (src/protocol/numbers.rs).
 --   _columns   of the query: [{"name": .., "type": ..}]
 --   returns    an SQL expression of type jsonb
--- Used by: notifier.told_select.
+-- Used by: notifier.told_select, notifier.told_rows.
 create or replace function notifier.data_expression(_columns jsonb) returns text
 language sql stable
 return (

@@ -5,7 +5,7 @@
 --   _columns   of the query: [{"name": .., "type": ..}]
 --   returns    an SQL expression of type text, never null
 --   raises     42703 for a placeholder that is no column of the query, 42601 for an unpaired brace
--- Used by: notifier.told_select.
+-- Used by: notifier.told_select, notifier.told_rows.
 create or replace function notifier.message_expression(_title text, _message text, _columns jsonb) returns text
 language plpgsql stable as $$
 declare

@@ -4,7 +4,7 @@
 --   _into      ' into a, b, c' where plpgsql wants it, or empty
 --   _d         the event
 --   returns    a select of users text[], messages text[], data jsonb[]; they are null when nobody is told
--- Used by: notifier.define, notifier.write_function, notifier.timer_functions.
+-- Used by: notifier.define, notifier.check_event, notifier.write_function, notifier.timer_functions, notifier.preview_event.
 create or replace function notifier.told_select(_with text, _into text, _d notifier.definition) returns text
 language sql stable
 return

@@ -11,7 +11,6 @@ set check_function_bodies = on as $$
 declare
   _name     text := 'notifier.on_write_' || notifier.function_number('write', write_function._source, write_function._operation);
   _rows     text := case write_function._operation when 'delete' then 'old' else 'new' end;
-  _into     constant text := E'\n    into _users, _messages, _data';
   -- Nothing is called by it, but all that is called below the block has to exist, or this is a fault.
   _whole    constant text := '(true or notifier.whole())';
   _parts    text[] := '{}';
@@ -43,16 +42,23 @@ begin
       _single := notifier.change_tables(write_function._operation, _d.operation, true);
       _matches := _matches || notifier.match_expression(_tables, _d.query);
       _matches1 := _matches1 || notifier.match_expression(_single, _d.query);
+      -- (Three aggregates take longer to set up than a row is told in: they are for several rows.)
       _part := format($part$
-    if %1$s_rows <= 32 and %4$s then
-%2$s;
+    if _rows = 1 and %1$s then
+      for _user, _message, _datum in
+%2$s
+      loop
+        _users := _users || _user;
+        _messages := _messages || _message;
+        _data := _data || _datum;
+      end loop;
+    elsif _rows <= 32 and %1$s then
+%3$s;
     else
-      execute %3$L into _users, _messages, _data;
+      execute %4$L into _users, _messages, _data;
     end if;
-$part$,
-        case when _single <> _tables then
-          format(E'_rows = 1 and %s then\n%s;\n    elsif ', _whole, notifier.told_select(_single, _into, _d)) end,
-        notifier.told_select(_tables, _into, _d), notifier.told_select(_tables, '', _d), _whole);
+$part$, _whole, notifier.told_rows(_single, _d), notifier.told_select(_tables, E'\n    into _users, _messages, _data', _d),
+        notifier.told_select(_tables, '', _d));
     else
       -- A timer is armed by a write that makes or moves its due time, and by any write between `due` and `until`: the row
       -- may begin to qualify only now.
@@ -84,14 +90,16 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
     -- The block only reads: an insert inside it would spend a subtransaction id for each statement.
     _parts := _parts || format($part$
   -- %1$s
-%2$s    _at := clock_timestamp();
+%2$s    _at := clock_timestamp() + interval '100 ms';
     begin%3$s
     exception when serialization_failure or deadlock_detected then raise;
     when others or assert_failure then
       _users := null;
+      _messages := null;
+      _data := null;
       _keys := null;
       _at := 'infinity';
-      if sqlstate = '55P03' and not _waited then
+      if sqlstate = '55P03' and _waited is not true then
         _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
       end if;
       begin
@@ -100,31 +108,40 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
       end;
     end;
     -- Most writes tell nobody, and quickly: that is one question.
-    if %5$s is not null or clock_timestamp() > _at + interval '100 ms' then
-      if clock_timestamp() > _at + interval '100 ms'%6$s then
-        if clock_timestamp() > _at + (case when _rows <= 32 then interval '100 ms' else interval '5 s' end) then
+    if %5$s is not null or clock_timestamp() > _at then%6$s
+        if clock_timestamp() > _at + (case when _rows <= 32 then interval '0' else interval '4.9 s' end) then
           perform notifier.keep_fault(%1$L, 'NTF01', case when _rows <= 32 then 'its query took more than 100 ms for up to 32 rows'
                                                    else 'its query took more than 5 s for more than 32 rows' end);
         end if;%7$s
-      end if;
-      if %5$s is not null then
-        _unlimited := %8$s is not null;
-      end if;
+      end if;%8$s
     end if;
 %9$s$part$, _d.name,
       case when _several then format($match$  if _match is null or _match[%s] then
     if _unlimited then   -- by what the part before has written
-      _unlimited := set_config('lock_timeout', case coalesce(current_setting('notifier.waited', true), '')
-        when '' then '50ms' else '1ms' end, true) is null;
+      _users := null;
+      _messages := null;
+      _data := null;
+      _waited := coalesce(current_setting('notifier.waited', true), '') <> '';
+      _unlimited := set_config('lock_timeout', case when _waited then '1ms' else '50ms' end, true) is null;
     end if;
 $match$, cardinality(_matches)) end,
       _part, _d.kind = 'timer',
       case _d.kind when 'write' then '_users' else '_keys' end,
-      case _d.kind when 'write' then ' or cardinality(_users) > 1 or octet_length(_users[1]) not between 1 and 255' end,
-      case _d.kind when 'write' then format($refuse$
-        select * into _users, _messages, _data from notifier.refuse(%1$L, _users, _messages, _data);$refuse$, _d.name) end,
-      case _d.kind when 'write' then format('notifier.record(%L, %L, _users, _messages, _data)', _d.event, _d.level)
-                   else format('notifier.arm(%L, _keys, _dues)', _d.name) end,
+      case _d.kind when 'write' then format($one$
+      -- Most of the others tell one user, of one row.
+      if (case when cardinality(_users) = 1 and _user <> '' and octet_length(_user) < 256 and clock_timestamp() <= _at and _waited is not true
+               then notifier.record_one(%L, %L, _user, _message, _datum) end) is null
+      then$one$, _d.event, _d.level) else $slow$
+      if clock_timestamp() > _at then$slow$ end,
+      case _d.kind when 'write' then format($several$
+        select * into _users, _messages, _data from notifier.refuse(%L, _users, _messages, _data);
+        if _users is not null then
+          perform notifier.record(%L, %L, _users, _messages, _data);
+        end if;$several$, _d.name, _d.event, _d.level) end,
+      concat(case _d.kind when 'timer' then format($arm$
+      if _keys is not null then
+        perform notifier.arm(%L, _keys, _dues);
+      end if;$arm$, _d.name) end, case when _several then E'\n      _unlimited := true;' end),
       case when _several then E'  end if;\n' end);
   end loop;
 
@@ -136,10 +153,13 @@ as %3$L$function$, _name, notifier.function_settings('50ms'),
 declare
   _rows     bigint;
   _match    boolean[];
-  _at       timestamptz;
-  _waited   boolean := false;
+  _at       timestamptz;   -- from when on the query is slow
+  _waited   boolean;
   _stack    text;
   _unlimited boolean;   -- whether lock_timeout is 0
+  _user     text;
+  _message  text;
+  _datum    jsonb;
   _users    text[];
   _messages text[];
   _data     jsonb[];
@@ -147,8 +167,7 @@ declare
   _dues     timestamptz[];
 begin
   -- What is rarely so is asked in one expression. (After `set local` has ended the settings are '', which is no boolean.)
-  if coalesce(current_setting('notifier.mute', true), '') || coalesce(current_setting('notifier.waited', true), '') <> ''
-    or pg_trigger_depth() > 1
+  if current_setting('notifier.mute', true) <> '' or current_setting('notifier.waited', true) <> '' or pg_trigger_depth() > 1
   then
     if current_setting('notifier.mute', true) in ('on', 'true', '1') then
       return null;
@@ -162,7 +181,7 @@ begin
     -- either.)
     if pg_trigger_depth() > 1 then
       get diagnostics _stack = pg_context;
-      if _stack ~ '\mnotifier\.record\(' then
+      if _stack ~ '\mnotifier\.record(_one)?\(' then
         return null;
       elsif _stack ~ '\mnotifier\.on_write_.*\mnotifier\.on_write_' then
         raise exception 'its query writes to %% by a function that it calls', tg_relid::regclass using errcode = 'NTF02';
@@ -172,7 +191,7 @@ begin
   -- (To count them in an expression would take twice as long.)
   perform from %1$s limit 33;
   get diagnostics _rows = row_count;
-  if _rows = 0 then
+  if not found then
     return null;
   end if;
 %2$s
@@ -185,7 +204,7 @@ $body$, _rows,
       -- of each by itself. Plans over transition tables keep the size of the first statement, so large ones are planned afresh.
       format($match$
   begin
-    _at := clock_timestamp();
+    _at := clock_timestamp() + interval '100 ms';
     if _rows = 1 then
       _match := array[%2$s];
     elsif _rows <= 32 then
@@ -194,12 +213,14 @@ $body$, _rows,
   exception when serialization_failure or deadlock_detected then raise;
   when others or assert_failure then
     _match := null;
-    if sqlstate = '55P03' and not _waited then
+    if sqlstate = '55P03' and _waited is not true then
       _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
     end if;
   end;
-  if clock_timestamp() > _at + interval '100 ms' then
+  if clock_timestamp() > _at then
     _match := null;
+  elsif not true = any (_match) then
+    return null;
   end if;$match$, array_to_string(_matches, ','), array_to_string(_matches1, ',')) end,
     array_to_string(_parts, '')) end);
   execute format('revoke all on function %s() from public', _name);

@@ -1,6 +1,6 @@
 -- notifier.announce: send payloads on the secret channel. What goes wrong here undoes no row and fails no write.
 --   _payloads   JSON texts of at most 7,999 bytes: NOTIFY refuses 8,000, and the whole transaction with it
--- Used by: notifier.record, notifier.arm, notifier.work.
+-- Used by: notifier.record, notifier.record_one, notifier.arm, notifier.work.
 create or replace function notifier.announce(_payloads text[]) returns void
 language plpgsql
 set lock_timeout = '50ms' as $$   -- for notifier.setting, which notifier.reserve_number did not lock

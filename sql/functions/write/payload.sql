@@ -2,7 +2,7 @@
 -- in one place (src/protocol.rs). Ids are strings, since JSON readers lose integers beyond 2^53.
 --   _n       the row
 --   returns  a JSON object as text
--- Used by: notifier.record, notifier.read_on, notifier.stream, notifier.pass_on, notifier.opened, notifier.missed, notifier.inbox.
+-- Used by: notifier.record, notifier.record_one, notifier.stream, notifier.pass_on, notifier.opened, notifier.missed, notifier.inbox.
 create or replace function notifier.payload(_n notifier.notification) returns text
 language sql stable parallel safe
 -- By hand, since json_build_object takes twice as long. What is given as it is needs no quoting: numbers, a level, a time.

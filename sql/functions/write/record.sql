@@ -3,8 +3,8 @@
 --   _event, _level, _until      of all of them
 --   _users, _messages, _data    one element each a notification
 -- Leaves lock_timeout at 0, to the end of the SET clause it was called under: putting it back would cost each write as much as a lock.
--- Used by: the generated functions (outside their exception blocks: an insert inside one spends a transaction id),
--- notifier.send, notifier.work.
+-- Used by: the generated functions (outside their exception blocks: an insert inside one spends a transaction id) where it is more than
+-- one, or anything is unusual; notifier.record_one, notifier.send, notifier.work.
 create or replace function notifier.record(
   _event text, _level text, _users text[], _messages text[], _data jsonb[], _until timestamptz default null
 ) returns void

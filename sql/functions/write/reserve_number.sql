@@ -7,12 +7,14 @@
 --   _tables     what to lock, ready for `lock table`: with `only`, since locking the other leaves would make emptying an
 --               old one wait for every writer
 --   _sequence   what their ids come from
+--   _failed     the SQLSTATE that notifier.record_one met when it tried the same
 --   returns     an id, and lock_timeout is 0; null: notifier.set_aside, since they are locked, or somebody took them away
--- Used by: notifier.record, notifier.arm, notifier.schedule, notifier.cancel_send. They run under the lock_timeout of one wait: a SET
+-- Used by: notifier.record, notifier.record_one, notifier.arm, notifier.schedule, notifier.cancel_send. They run under the lock_timeout of one wait: a SET
 -- clause here would cost as much as all of this.
-create or replace function notifier.reserve_number(_tables text, _sequence text) returns bigint
+create or replace function notifier.reserve_number(_tables text, _sequence text, _failed text default null) returns bigint
 language plpgsql as $$
 declare
+  _state text := reserve_number._failed;
   _keeps boolean := true;
   _last  bigint;
   _id    bigint;
@@ -24,6 +26,16 @@ begin
     perform set_config('lock_timeout', '1ms', true);
   end if;
   loop
+    if _state in ('55000', '42501', '42P01') and _keeps then
+      -- The session has no lastval() yet, or from a sequence that our owner may not read: without it, then.
+      _keeps := false;
+    elsif _state is not null then
+      perform set_config('notifier.spilling', 'on', true);
+      if coalesce(current_setting('notifier.waited', true), '') = '' then
+        perform set_config('notifier.waited', 'once', true);
+      end if;
+      return null;
+    end if;
     begin
       execute 'lock table ' || reserve_number._tables || ' in row exclusive mode';
       if _keeps then
@@ -36,16 +48,7 @@ begin
       return case when set_config('lock_timeout', '0', true) is not null then _id end;
     exception when serialization_failure or deadlock_detected then raise;
     when others then
-      if _keeps and sqlstate in ('55000', '42501', '42P01') then
-        -- The session has no lastval() yet, or from a sequence that our owner may not read: without it, then.
-        _keeps := false;
-      else
-        perform set_config('notifier.spilling', 'on', true);
-        if sqlstate = '55P03' and coalesce(current_setting('notifier.waited', true), '') = '' then
-          perform set_config('notifier.waited', 'once', true);
-        end if;
-        return null;
-      end if;
+      _state := sqlstate;
     end;
   end loop;
 end

@@ -2,7 +2,8 @@
 -- writers do it only while the relay asks for it by holding the bell (an advisory lock). The bell is latency only: whatever
 -- goes wrong here, the service finds the rows within two seconds.
 --   returns   whether to NOTIFY
--- Used by: notifier.record, notifier.arm, notifier.work. The key is that of notifier.hang_bell.
+-- Used by: notifier.record, notifier.arm, notifier.work, and notifier.record_one, which looks at the bell itself. The key is that of
+-- notifier.hang_bell.
 create or replace function notifier.rung() returns boolean
 language plpgsql as $$
 begin

@@ -6,10 +6,11 @@
 create or replace function notifier.whole() returns boolean
 language sql volatile
 return notifier.record(null, null, null, null, null) is null
+  and notifier.record_one(null, null, null, null, null) is null
   and notifier.refuse('', null, null, null) is null
   and notifier.arm(null, null, null) is null
   and notifier.keep_fault(null, null, null) is null
-  and notifier.reserve_number(null, null) is null
+  and notifier.reserve_number(null, null, null) is null
   and notifier.set_aside(null, null)
   and notifier.keep_lastval() is null
   and notifier.put_back_lastval(null) is null
