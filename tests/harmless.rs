@@ -205,9 +205,14 @@ async fn events_of_one_row_tell_each_their_own() {
             .collect();
         assert_eq!(told(id).await, expected);
     }
+    // Of very many it reads some, and then all at once.
+    database.write("insert into crowd select 2, array(select n::text from generate_series(1, 40) n)").await;
+    let many = told(2).await;
+    let of = |event: &str| many.iter().filter(|told| told.starts_with(event)).count();
+    assert_eq!([of("crowd.a "), of("crowd.b "), of("crowd.d "), of("crowd.e ")], [40, 1, 39, 1]);
     let faults = database.rows("select event, sqlstate, count from notifier.fault order by event").await;
     let faults: Vec<(String, String, i64)> = faults.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
-    assert_eq!(faults, [("crowd.c".to_owned(), "22001".to_owned(), 2), ("crowd.ca".to_owned(), "22012".to_owned(), 2)]);
+    assert_eq!(faults, [("crowd.c".to_owned(), "22001".to_owned(), 3), ("crowd.ca".to_owned(), "22012".to_owned(), 3)]);
 }
 
 /// However Postgres plans it: as the planner sees a table that autovacuum found empty, a plan that asks for "the first" once for each

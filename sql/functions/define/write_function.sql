@@ -11,6 +11,7 @@ set check_function_bodies = on as $$
 declare
   _name     text := 'notifier.on_write_' || notifier.function_number('write', write_function._source, write_function._operation);
   _rows     text := case write_function._operation when 'delete' then 'old' else 'new' end;
+  _into     constant text := E'\n    into _users, _messages, _data';
   -- Nothing is called by it, but all that is called below the block has to exist, or this is a fault.
   _whole    constant text := '(true or notifier.whole())';
   _parts    text[] := '{}';
@@ -42,23 +43,27 @@ begin
       _single := notifier.change_tables(write_function._operation, _d.operation, true);
       _matches := _matches || notifier.match_expression(_tables, _d.query);
       _matches1 := _matches1 || notifier.match_expression(_single, _d.query);
-      -- (Three aggregates take longer to set up than a row is told in: they are for several rows.)
+      -- (Three aggregates take longer to set up than a row is told in: they are for several rows, and for one that tells very many.)
       _part := format($part$
     if _rows = 1 and %1$s then
       for _user, _message, _datum in
 %2$s
+limit 33
       loop
         _users := _users || _user;
         _messages := _messages || _message;
         _data := _data || _datum;
       end loop;
+      if _users[33] is not null then
+%5$s;
+      end if;
     elsif _rows <= 32 and %1$s then
 %3$s;
     else
       execute %4$L into _users, _messages, _data;
     end if;
-$part$, _whole, notifier.told_rows(_single, _d), notifier.told_select(_tables, E'\n    into _users, _messages, _data', _d),
-        notifier.told_select(_tables, '', _d));
+$part$, _whole, notifier.told_rows(_single, _d), notifier.told_select(_tables, _into, _d), notifier.told_select(_tables, '', _d),
+        notifier.told_select(_single, _into, _d));
     else
       -- A timer is armed by a write that makes or moves its due time, and by any write between `due` and `until`: the row
       -- may begin to qualify only now.
