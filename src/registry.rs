@@ -317,6 +317,11 @@ impl Subscription {
         self.mailbox.origin
     }
 
+    /// When it was opened.
+    pub fn opened(&self) -> Instant {
+        self.mailbox.opened
+    }
+
     /// The epoch the stream is read in.
     pub fn epoch(&self) -> Epoch {
         self.registry.position().epoch

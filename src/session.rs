@@ -170,6 +170,8 @@ struct Session<S> {
     told_live: bool,
     /// Whether the device's row has been given one, and so the device is known.
     known: bool,
+    /// Whether it is open since the time in which a silent socket is asked for a sign of life.
+    stayed: bool,
     /// Whether a fresh cursor is owed, to a client that keeps them or to the device's row.
     cursor_due: bool,
     /// When the oldest row was created of the live frames that wait for the flush.
@@ -220,6 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             assumed: false,
             told_live: by_pong,
             known: false,
+            stayed: false,
             cursor_due: false,
             unflushed: None,
             context,
@@ -490,6 +493,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if idle {
             self.next_idle_ping = idle_ping();
+            self.stayed = true;
             self.cursor_due |= matches!(self.dialect, Dialect::Cursors(_));
         }
         None
@@ -533,9 +537,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         .fold(self.next_idle_ping, Instant::min)
     }
 
-    /// Whether a cursor would say more than the last one though nothing was noted since: a device's sees nothing that is not.
+    /// Whether a cursor would say more than the last one though nothing was noted since: a device's sees nothing that is not. A device
+    /// that was told nothing yet is noted when it stays, or leaves: ten thousand that open at once have something better to wait for.
     fn says_more(&self) -> bool {
-        !self.known || self.receipts.is_settled() || matches!(self.dialect, Dialect::Cursors(_))
+        match &self.dialect {
+            Dialect::Cursors(_) => true,
+            Dialect::Plain { .. } if self.known => self.receipts.is_settled(),
+            Dialect::Plain { .. } => self.receipts.count() > 0 || self.stayed,
+        }
     }
 
     /// When the ping goes out that covers what was written last; `None`: it has.

@@ -47,6 +47,31 @@ async fn one_device_does_not_confirm_for_another() {
     laptop.nothing_but_a_marker(&database).await;
 }
 
+/// There is nothing to say of it before: but when it comes back it is told what another device has confirmed meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_was_told_nothing_is_known_when_it_has_left() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let (mut phone, mut other) = (Socket::open(service.address, "8").await, Socket::open(service.address, "7").await);
+    let cookie = phone.cookie();
+    database.run("select notifier.send('7', 'info', 'to live on for two seconds')").await;
+    other.frame().await;
+    let other_cookie = other.cookie();
+    phone.meanwhile(other.meanwhile(remembered(&database, &other_cookie, 1))).await;
+    drop(phone);
+    let known =
+        format!("select exists (select from notifier.device where device = '{}')", cookie.split('=').nth(1).unwrap());
+    eventually("it is known", async || database.one::<bool>(&known).await).await;
+
+    let mut laptop = Socket::open(service.address, "8").await;
+    database.run("select notifier.send('8', 'info', 'in the tunnel')").await;
+    assert_eq!(laptop.frame().await["message"], "in the tunnel");
+    let laptop_cookie = laptop.cookie();
+    laptop.meanwhile(remembered(&database, &laptop_cookie, 1)).await;
+    let mut phone = Socket::open_device(service.address, "8", Some(&cookie)).await;
+    assert_eq!(phone.frame().await["message"], "in the tunnel");
+}
+
 /// Without a cookie it is counted by user: what any device confirmed is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_nobody_knows_is_told_what_no_device_has_confirmed() {
@@ -100,11 +125,11 @@ async fn what_a_device_had_of_a_transaction_does_not_come_again() {
 async fn what_a_device_was_told_as_a_number_is_not_told_again() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
-    let phone = Socket::open(service.address, "8").await;
+    let mut phone = Socket::open(service.address, "8").await;
     let cookie = phone.cookie();
-    let device = cookie.split('=').nth(1).unwrap().to_owned();
-    let known = format!("select count(*) from notifier.device where device = '{device}'");
-    eventually("the device is known", async || database.one::<i64>(&known).await == 1).await;
+    database.run("select notifier.send('8', 'info', 'n 0')").await;
+    assert_eq!(phone.frame().await["message"], "n 0");
+    phone.meanwhile(remembered(&database, &cookie, 1)).await;
     drop(phone);
     database.run("select notifier.send('8', 'info', 'n ' || n) from generate_series(1, 30) n").await;
     // Another device confirms them all for the user.
@@ -114,7 +139,7 @@ async fn what_a_device_was_told_as_a_number_is_not_told_again() {
         assert_eq!(phone.frame().await["message"], format!("n {n}"));
     }
     assert_eq!(phone.frame().await["more"], 10);
-    phone.meanwhile(remembered(&database, &cookie, 30)).await;
+    phone.meanwhile(remembered(&database, &cookie, 31)).await;
     drop(phone);
     let mut phone = Socket::open_device(service.address, "8", Some(&cookie)).await;
     phone.nothing_but_a_marker(&database).await;

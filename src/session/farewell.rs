@@ -19,6 +19,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             End::Close(CloseCode::Restarting) if !self.drain().await => return,
             End::Close(code) => Some(code),
         };
+        // (Whoever reloads a page leaves a socket behind that was hardly there.)
+        if matches!(self.dialect, Dialect::Plain { .. })
+            && self.greeted
+            && !self.known
+            && self.intake.mail().opened().elapsed() >= SETTLE
+        {
+            self.renew_cursor();
+        }
         if let Some(code) = code {
             self.context.metrics.closes.get_or_create(&Code { code: code.number() }).inc();
         }
