@@ -32,6 +32,7 @@ create table public.account (id bigint primary key, user_id bigint not null, bal
 create table public.account_told   (like public.account including all) with (fillfactor = 50);
 create table public.account_rung   (like public.account including all) with (fillfactor = 50);
 create table public.account_outbox (like public.account including all) with (fillfactor = 50);
+create table public.account_least  (like public.account including all) with (fillfactor = 50);
 
 select notifier.define_event(
   name      => 'bench.balance',
@@ -57,6 +58,38 @@ end
 $$;
 
 create trigger outbox after update on public.account_outbox for each row execute function public.outbox();
+
+-- The least there is under our rules, and none of what makes it ours but these: the settings, whoever writes; a fault that fails no write; a
+-- row that readers find by user, by id and by transaction. It knows its one event by heart, waits for locks, and tells nobody.
+create table public.least (like notifier.notification_0 including all) with (fillfactor = 45);
+
+do $do$
+begin
+  execute format($function$
+    create function public.least() returns trigger %s as $body$
+    declare
+      _user text;
+      _message text;
+      _data jsonb;
+    begin
+      begin
+        select n.user_id::text, 'Your balance is ' || n.balance || '.', jsonb_build_object('account_id', n.id, 'balance', n.balance)
+        into _user, _message, _data
+        from new n, old o where n.balance is distinct from o.balance;
+      exception when others then
+        return null;
+      end;
+      if _user is not null then
+        insert into public.least (id, slot, user_id, event, level, message, data, created_at)
+        values (nextval('public.outbox_id_seq'), 0, _user, 'bench.balance', 'info', _message, _data, clock_timestamp());
+      end if;
+      return null;
+    end
+    $body$$function$, notifier.function_settings('50ms'));
+end $do$;
+
+create trigger least after update on public.account_least referencing old table as old new table as new
+for each statement execute function public.least();
 
 create function public.outbox_and_notify() returns trigger language plpgsql as $$
 declare

@@ -26,13 +26,14 @@ struct Way {
     options: &'static str,
 }
 
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 7] = [
     Way { name: "no trigger", database: UNSERVED, table: "account", options: "" },
     Way { name: "row only", database: UNSERVED, table: "account_told", options: "-c notifier.doorbell=off" },
     Way { name: "service stopped", database: UNSERVED, table: "account_told", options: "" },
     Way { name: "service runs", database: SERVED, table: "account_told", options: "" },
     Way { name: "NOTIFY in the writer", database: UNSERVED, table: "account_rung", options: "" },
     Way { name: "bare outbox", database: UNSERVED, table: "account_outbox", options: "" },
+    Way { name: "least by our rules", database: UNSERVED, table: "account_least", options: "" },
 ];
 const NONE: usize = 0;
 const ROW: usize = 1;
@@ -40,6 +41,7 @@ const STOPPED: usize = 2;
 const OURS: usize = 3;
 const NOTIFY: usize = 4;
 const OUTBOX: usize = 5;
+const LEAST: usize = 6;
 /// From so many on.
 const FEW: u64 = 16;
 
@@ -60,7 +62,16 @@ pub async fn run() {
     let mut columns = vec!["clients".to_owned(), "flush".to_owned()];
     columns.extend(WAYS.map(|way| way.name.to_owned()));
     columns.extend(
-        ["runs / none", "runs / row only", "stopped / row only", "runs / NOTIFY", "outbox / none"].map(str::to_owned),
+        [
+            "runs / none",
+            "runs / row only",
+            "stopped / row only",
+            "runs / NOTIFY",
+            "outbox / none",
+            "least / none",
+            "least / NOTIFY",
+        ]
+        .map(str::to_owned),
     );
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let table =
@@ -77,7 +88,7 @@ pub async fn run() {
             let mut round = [0.0; WAYS.len()];
             for (at, (way, commits)) in WAYS.iter().zip(&mut round).enumerate() {
                 // Two ways so alike differ, if at all, where many write; and the least there is is least where the CPU is what is short.
-                if (at == STOPPED && clients < MOST) || (at == OUTBOX && clients < FEW) {
+                if (at == STOPPED && clients < MOST) || (at >= OUTBOX && clients < FEW) {
                     *commits = f64::NAN;
                     continue;
                 }
@@ -96,7 +107,9 @@ pub async fn run() {
         let mut cells = vec![clients.to_string(), flush.to_owned()];
         let figure = |figure: f64, text: String| if figure.is_nan() { String::new() } else { text };
         cells.extend(medians(&figures).map(|commits| figure(commits, format!("{commits:.0}"))));
-        for (of, to) in [(OURS, NONE), (OURS, ROW), (STOPPED, ROW), (OURS, NOTIFY), (OUTBOX, NONE)] {
+        for (of, to) in
+            [(OURS, NONE), (OURS, ROW), (STOPPED, ROW), (OURS, NOTIFY), (OUTBOX, NONE), (LEAST, NONE), (LEAST, NOTIFY)]
+        {
             cells.push(figure(ratio(of, to), format!("{:.2}", ratio(of, to))));
         }
         table.row(&cells);

@@ -282,13 +282,13 @@ impl Store {
             bail!(OtherEpoch(head.epoch));
         }
         while let Some(row) = lease.next(ANSWER_LIMIT, &mut rows).await? {
-            let notifications = told::notifications(&row).unwrap_or_else(|error| {
-                // It must not keep everybody from the others.
-                error!(error = format!("{error:#}"), "a row that tells something cannot be read and is skipped");
-                Vec::new()
-            });
+            // What cannot be read must not keep everybody from the others.
+            let unreadable = |error: &anyhow::Error| error!(error = format!("{error:#}"), "told, unreadable, skipped");
+            let Ok(notifications) = told::notifications(&row).inspect_err(unreadable) else { continue };
             for (nth, notification) in (1..).zip(notifications) {
-                publish(notification);
+                if let Ok(notification) = notification.inspect_err(unreadable) {
+                    publish(notification);
+                }
                 if nth % MOST_AT_ONCE == 0 {
                     yield_now().await;
                 }

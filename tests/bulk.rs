@@ -118,6 +118,26 @@ async fn without_a_bell_it_is_found_and_made_rows_of() {
     socket.nothing_but_a_marker(&database).await;
 }
 
+/// However long the messages are: a row of it is read in one piece.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_long_lies_in_more_rows() {
+    let database = Database::new().await;
+    database
+        .run(
+            "create table public.news (id int primary key, text text); grant all on public.news to parking_app;
+             select notifier.define_event('news.told', 'public.news', 'insert', 'info', '{text}',
+               'select 8 as user_id, id, text from new')",
+        )
+        .await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open(service.address, "8").await;
+    database.write("insert into news select n, repeat('x', 5000) from generate_series(1, 2000) n").await;
+    let largest = "select coalesce(max(pg_column_size(messages) + pg_column_size(data)), 0) from notifier.bulk";
+    assert!(database.one::<i32>(largest).await < 5_000_000);
+    let told: BTreeSet<String> = frames(&mut socket, 2000).await.iter().map(id).collect();
+    assert_eq!(told.len(), 2000);
+}
+
 /// In each snapshot a notification is in one of two places, and a position says the same of both.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_read_once_from_wherever_it_lies() {

@@ -2,6 +2,7 @@
 //! thousand in arrays, for a hundredth.
 
 use std::error::Error;
+use std::iter;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::value::RawValue;
@@ -17,11 +18,11 @@ const ARRAYS: usize = FIRST + 9;
 /// From 1970 to 2000, where Postgres begins to count, in microseconds.
 const TO_2000: i64 = 946_684_800_000_000;
 
-/// What stands in a row: one notification, or thousands of one event.
+/// What stands in a row: one notification, or thousands of one event, each made when it is asked for.
 ///
 /// # Errors
 /// This binary cannot read it. The error quotes none of it.
-pub fn notifications(row: &Row) -> Result<Vec<Notification>> {
+pub fn notifications(row: &Row) -> Result<Box<dyn Iterator<Item = Result<Notification>> + Send + '_>> {
     let (slot, event, level) = (row.try_get(FIRST + 1)?, row.try_get(FIRST + 4)?, row.try_get::<_, &str>(FIRST + 5)?);
     let created_at = i64::from_be_bytes(row.try_get::<_, Bytes>(FIRST + 8)?.0.try_into()?).checked_add(TO_2000);
     let of_all = OfAll {
@@ -32,15 +33,15 @@ pub fn notifications(row: &Row) -> Result<Vec<Notification>> {
         created_at: created_at.and_then(CreatedAt::at).context("an instant out of range")?,
     };
     if let Some(id) = row.try_get(FIRST)? {
-        let one = of_all.with(id, row.try_get(FIRST + 3)?, row.try_get(FIRST + 6)?, &row.try_get(FIRST + 7)?)?;
-        return Ok(vec![one]);
+        let one = of_all.with(id, row.try_get(FIRST + 3)?, row.try_get(FIRST + 6)?, &row.try_get(FIRST + 7)?);
+        return Ok(Box::new(iter::once(one)));
     }
     let (ids, users): (Vec<i64>, Vec<&str>) = (row.try_get(ARRAYS)?, row.try_get(ARRAYS + 1)?);
     let (messages, data): (Vec<&str>, Vec<Bytes>) = (row.try_get(ARRAYS + 2)?, row.try_get(ARRAYS + 3)?);
     let lengths = [users.len(), messages.len(), data.len()];
     ensure!(lengths == [ids.len(); 3], "arrays of different lengths");
-    let all = ids.into_iter().zip(users).zip(messages.into_iter().zip(&data));
-    all.map(|((id, user), (message, data))| of_all.with(id, user, message, data)).collect()
+    let all = ids.into_iter().zip(users).zip(messages.into_iter().zip(data));
+    Ok(Box::new(all.map(move |((id, user), (message, data))| of_all.with(id, user, message, &data))))
 }
 
 /// What all notifications in a row have in common.

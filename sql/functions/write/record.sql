@@ -18,6 +18,7 @@ declare
   _last     bigint[];
   _xid      xid8;
   _ids      bigint[];
+  _each     integer;
   _payload  text;
   _payloads text[];
 begin
@@ -43,12 +44,14 @@ begin
     -- Arrays are unnested in select lists: in FROM they would go through temporary files, which temp_file_limit counts.
     _ids := array(select nextval('notifier.notification_id') from (select generate_series(1, _size)) s);
     if _bulk then
-      -- Each slice walks its array from the beginning: 50 at most.
+      -- Some thousands in a row, which are read in one piece: about 4 MB at most, unless one alone has more. Each slice walks its array
+      -- from the beginning, so there are no more than 50 for the number.
+      _each := greatest(1, least(greatest(2000, _size / 50),
+        4000000 * _size::bigint / (pg_column_size(record._messages)::bigint + pg_column_size(record._data))));
       insert into notifier.bulk (id, slot, event, level, created_at, until, ids, users, messages, data)
       select _ids[f.first], _slot, record._event, record._level, _now, record._until, _ids[f.first : f.last],
              record._users[f.first : f.last], record._messages[f.first : f.last], record._data[f.first : f.last]
-      from (select s.first, s.first + greatest(2000, _size / 50) - 1 as last
-            from generate_series(1, _size, greatest(2000, _size / 50)) as s(first)) f;
+      from (select s.first, s.first + _each - 1 as last from generate_series(1, _size, _each) as s(first)) f;
     else
       insert into notifier.notification (id, slot, created_at, user_id, event, level, message, data, until)
       select unnest(_ids), _slot, _now, unnest(record._users), record._event, record._level, unnest(record._messages),
