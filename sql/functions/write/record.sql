@@ -44,10 +44,10 @@ begin
     -- Arrays are unnested in select lists: in FROM they would go through temporary files, which temp_file_limit counts.
     _ids := array(select nextval('notifier.notification_id') from (select generate_series(1, _size)) s);
     if _bulk then
-      -- Some thousands in a row, which are read in one piece: about 4 MB at most, unless one alone has more. Each slice walks its array
-      -- from the beginning, so there are no more than 50 for the number.
-      _each := greatest(1, least(greatest(2000, _size / 50),
-        4000000 * _size::bigint / (pg_column_size(record._messages)::bigint + pg_column_size(record._data))));
+      -- Some 2,000 in a row, or as many as have 512 KB: whoever reads takes a row in one piece, and keeps three of them in memory. But
+      -- each slice walks its array from the beginning: 100 at most.
+      _each := greatest(1, _size / 100, least(2000,
+        512000 * _size::bigint / (pg_column_size(record._messages)::bigint + pg_column_size(record._data))));
       insert into notifier.bulk (id, slot, event, level, created_at, until, ids, users, messages, data)
       select _ids[f.first], _slot, record._event, record._level, _now, record._until, _ids[f.first : f.last],
              record._users[f.first : f.last], record._messages[f.first : f.last], record._data[f.first : f.last]
