@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use crate::support::place::settle;
 use crate::support::process::Process;
-use crate::support::{Load, Log, Place, Table, count, eventually, is_quick, median, medians, rounds, usage};
+use crate::support::{Load, Log, Place, Table, count, is_quick, median, medians, rounds, usage};
 
 /// A service runs on this database where that is said.
 const SERVED: &str = "served";
@@ -576,11 +576,7 @@ async fn whole(load: Load) -> Log {
 
 /// Waits until the service has nothing left to do, in the database either.
 async fn rest(place: &Place, service: &Process) {
-    let client = place.owner(SERVED).await;
-    eventually("nothing waits to be written", || async {
-        client.query("select from notifier.bulk limit 1", &[]).await.unwrap().is_empty()
-    })
-    .await;
+    place.all_rows(SERVED).await;
     settle(service).await;
 }
 

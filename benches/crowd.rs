@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::place::{self, settle};
 use crate::support::process::Process;
-use crate::support::{Crowd, Place, Table, count, eventually, is_quick, medians, rounds, usage};
+use crate::support::{Crowd, Place, Table, count, is_quick, medians, rounds, usage};
 
 /// Sockets of one user, and how many events it is told.
 const DEVICES: u64 = 1_000;
@@ -101,10 +101,7 @@ async fn everybody(place: &Place, service: &Process, devices: &mut Vec<String>, 
         let sql = format!("insert into public.told (user_id, number) select generate_series(1, {users}), {number}");
         owner.batch_execute(&sql).await.unwrap();
         if number % 20 == 19 || number + 1 == missed {
-            eventually("there are rows of all", || async {
-                owner.query("select from notifier.bulk limit 1", &[]).await.unwrap().is_empty()
-            })
-            .await;
+            place.all_rows("app").await;
         }
     }
     settle(service).await;

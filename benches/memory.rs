@@ -60,10 +60,15 @@ pub async fn run() {
 /// KiB a socket at each level.
 async fn of_service(place: &Place) -> [f64; LEVELS.len()] {
     let service = place.serve("app").await;
+    let owner = place.owner("app").await;
+    // What it needs once to read so much is no socket's.
+    let most = count(LEVELS[LEVELS.len() - 1]);
+    let sql = format!("insert into public.told (user_id, number) select generate_series(1000001, 1000000 + {most}), 1");
+    owner.batch_execute(&sql).await.unwrap();
+    place.all_rows("app").await;
     settle(&service).await;
     let pid = service.child.id().unwrap();
     let before = usage::memory(pid);
-    let owner = place.owner("app").await;
     let mut crowds = Vec::new();
     let mut figures = [0.0; LEVELS.len()];
     let mut open = 0;
@@ -161,6 +166,7 @@ async fn stuck(place: &Place) -> [f64; 4] {
         count(TOLD) * STUCK
     );
     owner.batch_execute(&tell).await.unwrap();
+    place.all_rows("app").await;
     owner.batch_execute("update notifier.notification set read_at = now() where read_at is null").await.unwrap();
     settle(&service).await;
 

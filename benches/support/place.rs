@@ -13,7 +13,7 @@ use tokio::process::Command;
 use tokio_postgres::{Client, NoTls};
 
 use super::process::Process;
-use super::{Crowd, Load, usage};
+use super::{Crowd, Load, eventually, usage};
 
 /// Nothing of a checkpoint falls into a measurement that is seconds long; the rest is as Postgres comes.
 const SETTINGS: [&str; 3] = ["fsync = on", "max_wal_size = '16GB'", "checkpoint_timeout = '1h'"];
@@ -63,6 +63,15 @@ impl Place {
     /// The superuser's connection to a database.
     pub async fn superuser(&self, database: &str) -> Client {
         connect(&self.superuser_url(database)).await
+    }
+
+    /// Waits until there are rows of all that was told by the thousand in a database.
+    pub async fn all_rows(&self, database: &str) {
+        let owner = self.owner(database).await;
+        eventually("there are rows of all", || async {
+            owner.query("select from notifier.bulk limit 1", &[]).await.unwrap().is_empty()
+        })
+        .await;
     }
 
     /// Starts the service on a database, as it comes.
