@@ -49,9 +49,9 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Whether anybody does.
-    fn some(&self) -> bool {
-        !self.openings.is_empty() || !self.gaps.is_empty() || !self.mirrors.is_empty()
+    /// How many do for one and the same question.
+    fn most(&self) -> usize {
+        self.openings.len().max(self.gaps.len()).max(self.mirrors.len())
     }
 }
 
@@ -121,7 +121,7 @@ impl CatchUp {
                 answering.push(batch);
                 gathering = None;
             }
-            gathering = self.lock().some().then(|| gathering.unwrap_or_else(Instant::now));
+            gathering = (self.lock().most() > 0).then(|| gathering.unwrap_or_else(Instant::now));
             let another = gathering.filter(|_| answering.len() < connections).map(|since| sleep_until(since + GATHER));
             tokio::select! {
                 () = self.arrived.notified() => {}
@@ -135,7 +135,7 @@ impl CatchUp {
     /// A question, if at least so many wait for one.
     fn batch<'a>(&'a self, store: &'a Store, least: usize) -> Option<Answering<'a>> {
         let waiting = &mut *self.lock();
-        if waiting.openings.len().max(waiting.gaps.len()).max(waiting.mirrors.len()) < least {
+        if waiting.most() < least {
             return None;
         }
         if let Some(batch) = take(&mut waiting.openings) {

@@ -6,9 +6,8 @@
 -- Used by: notifier.write_function.
 create or replace function notifier.told_rows(_with text, _d notifier.definition) returns text
 language sql stable
-return
-  case when told_rows._with = '' then '' else 'with ' || told_rows._with || E'\n' end
-  || 'select q.user_id::text, '
+return notifier.told_from(told_rows._with,
+  'q.user_id::text, '
   || notifier.message_expression(notifier.title(told_rows._d), (told_rows._d).message, (told_rows._d).columns) || ', '
-  || notifier.data_expression((told_rows._d).columns)
-  || E'\nfrom (select * from (\n' || (told_rows._d).query || E'\n) q offset 0) q where q.user_id is not null';
+  || notifier.data_expression((told_rows._d).columns),
+  told_rows._d);

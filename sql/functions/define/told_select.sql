@@ -7,13 +7,10 @@
 -- Used by: notifier.define, notifier.check_event, notifier.write_function, notifier.timer_functions, notifier.preview_event.
 create or replace function notifier.told_select(_with text, _into text, _d notifier.definition) returns text
 language sql stable
-return
-  case when told_select._with = '' then '' else 'with ' || told_select._with || E'\n' end
-  || 'select array_agg(q.user_id::text) as users, array_agg('
+return notifier.told_from(told_select._with,
+  'array_agg(q.user_id::text) as users, array_agg('
   || notifier.message_expression(notifier.title(told_select._d), (told_select._d).message, (told_select._d).columns)
   || ') as messages, array_agg('
   || notifier.data_expression((told_select._d).columns)
-  || ') as data' || told_select._into
-  -- The line break after the query makes a comment at its end harmless.
-  -- `offset 0`: what the query calls is called once for each row, and not for each place its column is used in.
-  || E'\nfrom (select * from (\n' || (told_select._d).query || E'\n) q offset 0) q where q.user_id is not null';
+  || ') as data' || told_select._into,
+  told_select._d);

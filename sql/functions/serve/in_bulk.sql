@@ -10,7 +10,8 @@ set jit = off as $$
 begin
   if exists (select from notifier.bulk) then
     return array(
-      select row(b.*)::notifier.notification
+      select row(b.id, b.slot, b.xid, b.user_id, b.event, b.level, b.message, b.data, b.created_at, b.until,
+        null, null, null)::notifier.notification
       from notifier.bulk_notification b
       join (select distinct unnest(in_bulk._users) as user_id) u on u.user_id = b.user_id
       order by b.id);

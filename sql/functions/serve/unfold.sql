@@ -13,11 +13,7 @@ begin
   perform from notifier.bulk b where b.id = unfold._id for update;
   insert into notifier.notification (id, slot, xid, user_id, event, level, message, data, created_at, until)
   select n.id, n.slot, n.xid, n.user_id, n.event, n.level, n.message, n.data, n.created_at, n.until
-  from (
-    select unnest(b.ids) as id, b.slot, b.xid, unnest(b.users) as user_id, b.event, b.level, unnest(b.messages) as message,
-           unnest(b.data) as data, b.created_at, b.until
-    from notifier.bulk b where b.id = unfold._id
-  ) n;
+  from notifier.bulk_notification n where n.bulk_id = unfold._id;
   get diagnostics _made = row_count;
   delete from notifier.bulk b where b.id = unfold._id;
   return _made;

@@ -1,5 +1,5 @@
 -- notifier.set_aside: keep what could not, or should not, be written to its table; the service moves it there.
---   _kind      as the table's column: of 'notifications' and 'timers' each record is many of them, in arrays
+--   _kind      as the table's column: of 'timers' each record is many of them, in arrays
 --   _records   what notifier.work makes rows of
 --   returns    whether they are kept: not where even notifier.spill is locked, or gone
 -- Used by: notifier.record, notifier.arm, notifier.send, notifier.keep_fault.
