@@ -170,8 +170,9 @@ impl Told<'_> {
 }
 
 fn encode(frame: &impl Serialize) -> Utf8Bytes {
-    // Structs with string keys and no custom Serialize cannot fail.
-    serde_json::to_string(frame).unwrap_or_default().into()
+    // Structs with string keys and no custom Serialize cannot fail. What grew as it was written has up to as much again: a frame that
+    // waits has what it needs.
+    serde_json::to_string(frame).unwrap_or_default().into_boxed_str().into_string().into()
 }
 
 /// What a client asks for.
@@ -290,6 +291,8 @@ impl CloseCode {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio_tungstenite::tungstenite::Bytes;
+
     use super::*;
 
     #[test]
@@ -311,6 +314,17 @@ mod tests {
         );
         for broken in ["", "ping", "[]", "1", "{", r#""x""#, r#"["read",null]"#] {
             assert!(Asked::decode(broken).is_none(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_waits_has_no_room_to_spare() {
+        for more in [1, 1_000_000] {
+            let frame = more_frame(more);
+            let bytes = frame.len();
+            // Nobody shares it, so what was allocated for it comes back.
+            let allocated: Vec<u8> = Bytes::from(frame).into();
+            assert_eq!(allocated.capacity(), bytes);
         }
     }
 
