@@ -542,6 +542,59 @@ async fn of_many_events_the_one_that_fails_fails_alone() {
     }
 }
 
+/// Of one written row it is asked whom it tells; two are no fault, and a fault by that name is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_row_tells_as_many_as_its_query_says() {
+    let database = Database::new().await;
+    database
+        .run(
+            "create table public.item (id int primary key, people text[]);
+             grant all on public.item to parking_app;
+             create function public.only(people text[]) returns text stable language plpgsql as $$
+             declare _who text; begin select p into strict _who from unnest(people) p; return _who; end $$",
+        )
+        .await;
+    // Before and behind it there are others, which are asked after it and told once.
+    for (name, query) in [
+        ("a.one", "select people[1] as user_id, id from new"),
+        ("b.each", "select p as user_id, id from new, unnest(people) p"),
+        ("c.only", "select public.only(people) as user_id, id from new"),
+        ("d.one", "select people[1] as user_id, id from new"),
+    ] {
+        database
+            .run(&format!(
+                "select notifier.define_event('{name}', 'public.item', 'insert', 'info', 'x {{id}}', $${query}$$)"
+            ))
+            .await;
+    }
+    for (id, people) in [0_i64, 1, 2, 3, 40].into_iter().enumerate() {
+        let app = database.another_app().await;
+        let insert =
+            format!("insert into public.item select {id}, array(select n::text from generate_series(1, {people}) n)");
+        app.batch_execute(&insert).await.unwrap();
+        let told =
+            "select event, count(*), count(distinct user_id) from notifier.notification group by event order by event";
+        let told: Vec<(String, i64, i64)> =
+            database.rows(told).await.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        let one = i64::from(people > 0);
+        let expected: Vec<_> = [("a.one", one), ("b.each", people), ("c.only", i64::from(people == 1)), ("d.one", one)]
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(event, count)| (event.to_owned(), count, count))
+            .collect();
+        assert_eq!(told, expected, "{people} people");
+        let faults = database.rows("select event, sqlstate from notifier.fault where sqlstate <> 'NTF01'").await;
+        let faults: Vec<(String, String)> = faults.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let state = match people {
+            0 => Some("P0002"),
+            1 => None,
+            _ => Some("P0003"),
+        };
+        assert_eq!(faults, state.map(|state| ("c.only".to_owned(), state.to_owned())).as_slice(), "{people} people");
+        database.run("delete from notifier.fault_record; delete from notifier.notification").await;
+    }
+}
+
 /// Everything of ours locked at once: waited for once, and lost in words.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_waits_once_whatever_is_locked() {

@@ -43,27 +43,19 @@ begin
       _single := notifier.change_tables(write_function._operation, _d.operation, true);
       _matches := _matches || notifier.match_expression(_tables, _d.query);
       _matches1 := _matches1 || notifier.match_expression(_single, _d.query);
-      -- (Three aggregates take longer to set up than a row is told in: they are for several rows, and for one that tells very many.)
+      -- One written row nearly always tells one user or none: of that one row is asked, which is nulls for none, since it is what is
+      -- quickest to set up. Where it tells more, which is TOO_MANY_ROWS, the query is asked once more, as of several.
       _part := format($part$
-    if _rows = 1 and %1$s then
-      for _user, _message, _datum in
+      if _rows = 1 and %1$s then
+        select t.* into strict _user, _message, _datum from (select) one left join (
 %2$s
-limit 33
-      loop
-        _users := _users || _user;
-        _messages := _messages || _message;
-        _data := _data || _datum;
-      end loop;
-      if _users[33] is not null then
-%5$s;
-      end if;
-    elsif _rows <= 32 and %1$s then
+        ) t on true;
+      elsif _rows <= 32 then
 %3$s;
-    else
-      execute %4$L into _users, _messages, _data;
-    end if;
-$part$, _whole, notifier.told_rows(_single, _d), notifier.told_select(_tables, _into, _d), notifier.told_select(_tables, '', _d),
-        notifier.told_select(_single, _into, _d));
+      else
+        execute %4$L into _users, _messages, _data;
+      end if;
+$part$, _whole, notifier.told_rows(_single, _d), notifier.told_select(_tables, _into, _d), notifier.told_select(_tables, '', _d));
     else
       -- A timer is armed by a write that makes or moves its due time, and by any write between `due` and `until`: the row
       -- may begin to qualify only now.
@@ -84,69 +76,80 @@ $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
       _matches := _matches || format('exists (%s)', _tables);
       _matches1 := _matches1 || format('exists (%s)', _tables);
       _part := format($part$
-    if _rows <= 32 and %3$s then
-      select array_agg(t.key), array_agg(t.due) into _keys, _dues from (%1$s) t;
-    else
-      execute %2$L into _keys, _dues;
-    end if;
+      if _rows <= 32 and %3$s then
+        select array_agg(t.key), array_agg(t.due) into _keys, _dues from (%1$s) t;
+      else
+        execute %2$L into _keys, _dues;
+      end if;
 $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t', _tables), _whole);
     end if;
 
     -- The block only reads: an insert inside it would spend a subtransaction id for each statement.
     _parts := _parts || format($part$
   -- %1$s
-%2$s    _at := clock_timestamp() + interval '100 ms';
+%2$s  _at := clock_timestamp() + interval '100 ms';
+  loop
     begin%3$s
+      exit;
     exception when serialization_failure or deadlock_detected then raise;
     when others or assert_failure then
+      _user := null;
       _users := null;
-      _messages := null;
-      _data := null;
       _keys := null;
-      _at := 'infinity';
-      if sqlstate = '55P03' and _waited is not true then
-        _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
+      if sqlstate = 'P0003' and _rows = 1 then
+        _rows := 2;   -- to be asked as of several
+      else
+        _at := 'infinity';
+        if sqlstate = '55P03' and _waited is not true then
+          _waited := set_config('notifier.waited', 'once', true) <> set_config('lock_timeout', '1ms', true);
+        end if;
+        begin
+          perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, %4$L);
+        exception when others then null;
+        end;
+        exit;
       end if;
-      begin
-        perform notifier.keep_fault(%1$L, sqlstate, sqlerrm, %4$L);
-      exception when others then null;
-      end;
     end;
-    -- Most writes tell nobody, and quickly: that is one question.
-    if %5$s is not null or clock_timestamp() > _at then%6$s
-        if clock_timestamp() > _at + (case when _rows <= 32 then interval '0' else interval '4.9 s' end) then
-          perform notifier.keep_fault(%1$L, 'NTF01', case when _rows <= 32 then 'its query took more than 100 ms for up to 32 rows'
-                                                   else 'its query took more than 5 s for more than 32 rows' end);
-        end if;%7$s
-      end if;%8$s
-    end if;
+  end loop;
+  -- Most writes tell nobody, and quickly: that is one question.
+  if %5$s or clock_timestamp() > _at then%6$s
+      if clock_timestamp() > _at + (case when _rows <= 32 then interval '0' else interval '4.9 s' end) then
+        perform notifier.keep_fault(%1$L, 'NTF01', case when _rows <= 32 then 'its query took more than 100 ms for up to 32 rows'
+                                                 else 'its query took more than 5 s for more than 32 rows' end);
+      end if;%7$s
+    end if;%8$s
+  end if;
 %9$s$part$, _d.name,
       case when _several then format($match$  if _match is null or _match[%s] then
-    if _unlimited then   -- by what the part before has written
-      _users := null;
-      _messages := null;
-      _data := null;
-      _waited := coalesce(current_setting('notifier.waited', true), '') <> '';
-      _unlimited := set_config('lock_timeout', case when _waited then '1ms' else '50ms' end, true) is null;
-    end if;
+  if _unlimited then   -- by what the part before has written
+    _user := null;
+    _users := null;
+    _waited := coalesce(current_setting('notifier.waited', true), '') <> '';
+    _unlimited := set_config('lock_timeout', case when _waited then '1ms' else '50ms' end, true) is null;
+  end if;
 $match$, cardinality(_matches)) end,
       _part, _d.kind = 'timer',
-      case _d.kind when 'write' then '_users' else '_keys' end,
+      case _d.kind when 'write' then '_user is not null or _users is not null' else '_keys is not null' end,
       case _d.kind when 'write' then format($one$
-      -- Most of the others tell one user, of one row.
-      if (case when cardinality(_users) = 1 and _user <> '' and octet_length(_user) < 256 and clock_timestamp() <= _at and _waited is not true
-               then notifier.record_one(%L, %L, _user, _message, _datum) end) is null
-      then$one$, _d.event, _d.level) else $slow$
-      if clock_timestamp() > _at then$slow$ end,
+    -- Most of the others tell one user, of one row.
+    if (case when _user <> '' and octet_length(_user) < 256 and clock_timestamp() <= _at and _waited is not true
+             then notifier.record_one(%L, %L, _user, _message, _datum) end) is null
+    then$one$, _d.event, _d.level) else $slow$
+    if clock_timestamp() > _at then$slow$ end,
       case _d.kind when 'write' then format($several$
-        select * into _users, _messages, _data from notifier.refuse(%L, _users, _messages, _data);
-        if _users is not null then
-          perform notifier.record(%L, %L, _users, _messages, _data);
-        end if;$several$, _d.name, _d.event, _d.level) end,
+      if _user is not null then
+        _users := array[_user];
+        _messages := array[_message];
+        _data := array[_datum];
+      end if;
+      select * into _users, _messages, _data from notifier.refuse(%L, _users, _messages, _data);
+      if _users is not null then
+        perform notifier.record(%L, %L, _users, _messages, _data);
+      end if;$several$, _d.name, _d.event, _d.level) end,
       concat(case _d.kind when 'timer' then format($arm$
-      if _keys is not null then
-        perform notifier.arm(%L, _keys, _dues);
-      end if;$arm$, _d.name) end, case when _several then E'\n      _unlimited := true;' end),
+    if _keys is not null then
+      perform notifier.arm(%L, _keys, _dues);
+    end if;$arm$, _d.name) end, case when _several then E'\n    _unlimited := true;' end),
       case when _several then E'  end if;\n' end);
   end loop;
 
@@ -162,10 +165,10 @@ declare
   _waited   boolean;
   _stack    text;
   _unlimited boolean;   -- whether lock_timeout is 0
-  _user     text;
+  _user     text;          -- what is told of one row to one user
   _message  text;
   _datum    jsonb;
-  _users    text[];
+  _users    text[];        -- what is told of several, or to several
   _messages text[];
   _data     jsonb[];
   _keys     jsonb[];

@@ -1,38 +1,29 @@
--- notifier.record_one: notifier.record for what nearly every write tells, one notification, in as few instructions as it can be done:
--- the application waits for them. One expression takes the number and leaves lastval() as it was (where that fails, notifier.reserve_number
--- takes over), and the row goes into the leaf of its day by statements that name it. Through the partitioned table, and with a
--- statement put together for the leaf, it would take 60,000 instructions more, so there are sixteen of that part.
+-- notifier.record_one: notifier.record for what nearly every write tells, one notification, in as few instructions as it can be done,
+-- and with as little to compile: the application waits for both, for the second with each new connection. The row goes into the leaf of its
+-- day by statements that name it. Through the partitioned table, and with a statement put together for the leaf, it would take
+-- 60,000 instructions more, so there are sixteen of the two that differ.
 --   _event, _level, _user, _message, _data   the notification
 --   returns   its id; 0 where it was put aside
--- Leaves lock_timeout at 0, as notifier.record does.
+-- Leaves lock_timeout at 0, as notifier.record does. Locks, number and lastval() are as notifier.reserve_number says.
 -- Used by: the generated functions (outside their exception blocks), where notifier.waited is not set.
 do $do$
 declare
-  _leaf constant text := $leaf$
-    begin
-      lock table only notifier.notification, notifier.notification_%1$s in row exclusive mode;
-      -- Arguments are evaluated before the call and in their order: lastval(), the two numbers, then lastval() is put back.
-      _id := case when setval('notifier.others_last', lastval(), nextval('notifier.notification_id') is not null
-        and nextval('notifier.others_last') is not null) is not null and set_config('lock_timeout', '0', true) is not null
-        then currval('notifier.notification_id') end;
-    exception when serialization_failure or deadlock_detected then raise;
-    when others then
-      _id := notifier.reserve_number('only notifier.notification, notifier.notification_%1$s', 'notifier.notification_id', sqlstate);
-      if _id is null then
-        perform notifier.record(_event, _level, array[_user], array[_message], array[_data]);
-        return 0;
-      end if;
-    end;
+  -- For a leaf each.
+  _lock   text[] := array(
+    select format(E'\n      lock table only notifier.notification, notifier.notification_%s in row exclusive mode;\n', s)
+    from generate_series(0, 15) s);
+  _insert text[] := array(
+    select format($leaf$
     insert into notifier.notification_%1$s (id, slot, created_at, user_id, event, level, message, data)
     values (_id, %1$s, _now, _user, _event, _level, _message, _data);
-$leaf$;
-  _parts text[] := array(select format(_leaf, s) from generate_series(0, 15) s);
+$leaf$, s) from generate_series(0, 15) s);
 begin
   -- Of each two parts one is made that asks which of them it is, until there is but one: four questions instead of sixteen.
   for _level in 0..3 loop
-    _parts := array(
-      select format(E'\n  if _slot < %s then%s  else%s  end if;\n', (2 * n - 1) << _level, _parts[2 * n - 1], _parts[2 * n])
-      from generate_series(1, cardinality(_parts) / 2) n);
+    select array_agg(format(E'\n  if _slot < %s then%s  else%s  end if;\n', (2 * n - 1) << _level, _lock[2 * n - 1], _lock[2 * n]) order by n),
+           array_agg(format(E'\n  if _slot < %s then%s  else%s  end if;\n', (2 * n - 1) << _level, _insert[2 * n - 1], _insert[2 * n]) order by n)
+    into _lock, _insert
+    from generate_series(1, cardinality(_lock) / 2) n;
   end loop;
   execute format($function$
 create or replace function notifier.record_one(_event text, _level text, _user text, _message text, _data jsonb) returns bigint
@@ -41,9 +32,37 @@ declare
   _now     constant timestamptz := clock_timestamp();
   _slot    constant smallint := notifier.slot(_now);
   _id      bigint;
+  _bare    boolean;   -- whether lastval() is not to be kept
   _xid     xid8;
   _payload text;
-begin%s
+begin
+  loop
+    begin%s
+      if _bare then
+        _id := case when set_config('lock_timeout', '0', true) is not null then nextval('notifier.notification_id') end;
+      else
+        -- Arguments are evaluated before the call and in their order: lastval(), the two numbers, then lastval() is put back.
+        _id := case when setval('notifier.others_last', lastval(), nextval('notifier.notification_id') is not null
+          and nextval('notifier.others_last') is not null) is not null and set_config('lock_timeout', '0', true) is not null
+          then currval('notifier.notification_id') end;
+      end if;
+      exit;
+    exception when serialization_failure or deadlock_detected then raise;
+    when others then
+      -- A session that has no lastval() yet, or from a sequence that our owner may not read, goes without.
+      if sqlstate in ('55000', '42501', '42P01') and _bare is null then
+        _bare := true;
+      else
+        _id := notifier.reserve_number('only notifier.notification, notifier.notification_' || _slot, 'notifier.notification_id', sqlstate);
+        if _id is null then
+          perform notifier.record(_event, _level, array[_user], array[_message], array[_data]);
+          return 0;
+        end if;
+        exit;
+      end if;
+    end;
+  end loop;
+%s
   -- As notifier.rung: looked at when the row is written, and what goes wrong here undoes no row. The rarer question comes second.
   begin
     if (case when current_setting('notifier.doorbell', true) <> '' then false
@@ -67,6 +86,6 @@ begin%s
   perform notifier.announce(array[case when octet_length(_payload) <= 7999 then _payload else '{"read":true}' end]);
   return _id;
 end
-$body$$function$, _parts[1]);
+$body$$function$, _lock[1], _insert[1]);
 end
 $do$;

@@ -4,4 +4,4 @@
 -- Used by: notifier.record, notifier.record_one, notifier.work, notifier.opened.
 create or replace function notifier.slot(_at timestamptz) returns smallint
 language sql stable parallel safe   -- as immutable, which date_part is not, it would not be inlined
-return (floor(date_part('epoch', slot._at) / 86400)::bigint % 16)::smallint;   -- extract would reckon in numeric
+return (date_part('day', slot._at - timestamptz 'epoch')::integer & 15)::smallint;   -- whole days of 24 hours, as of UTC
