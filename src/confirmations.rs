@@ -50,8 +50,8 @@ pub struct Confirmations {
     settled: watch::Sender<u64>,
 }
 
-/// A row that somebody holds locked is tried so often, half a second apart.
-const TRIES: u8 = 20;
+/// A row that somebody holds locked, or that is none yet, is tried so often, half a second apart: two minutes.
+const TRIES: u8 = 240;
 
 /// A user's device.
 type Device = (UserId, Arc<str>);

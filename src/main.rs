@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use parkmate_notifier::{cli, config::Cli};
 use tokio::runtime::Runtime;
@@ -15,7 +16,18 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    let filter = EnvFilter::try_from_env("NOTIFIER_LOG").unwrap_or_else(|_| EnvFilter::new(cli::default_log(&command)));
+    let asked = std::env::var("NOTIFIER_LOG").unwrap_or_default();
+    let filter = match asked.as_str() {
+        "" => Ok(EnvFilter::new(cli::default_log(&command))),
+        asked => log_filter(asked),
+    };
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     // Logs go to stderr: what a command has to say goes to stdout.
     let colours = std::io::stderr().is_terminal();
     // A log that nobody reads any more is no reason to stop: by default its failure is printed to where it failed, and panics.
@@ -40,4 +52,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What `NOTIFIER_LOG` asks for. A word that is mistyped would be taken for a module, and nothing but what that has to say be logged.
+fn log_filter(asked: &str) -> Result<EnvFilter> {
+    let is_word = !asked.contains(['=', ',', '[', ':']) && asked != env!("CARGO_CRATE_NAME");
+    if is_word && asked.parse::<LevelFilter>().is_err() {
+        bail!(
+            "NOTIFIER_LOG is {asked:?}: write off, error, warn, info, debug or trace, or a filter as info,hyper=debug"
+        );
+    }
+    EnvFilter::builder().parse(asked).with_context(|| format!("NOTIFIER_LOG is {asked:?}, which is no filter"))
 }

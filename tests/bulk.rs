@@ -96,6 +96,57 @@ async fn found_and_read(database: &Database, service: &Service, before: &str, so
     assert_eq!(database.one::<i64>("select count(*) from notifier.bulk").await, 0);
 }
 
+/// Who looks after events finds it as well, where no service runs that makes rows of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_counted_before_there_are_rows_of_it() {
+    let database = Database::new().await;
+    tell_many(&database).await;
+    let lies = database.one::<i64>("select count(*) from notifier.bulk_notification").await;
+    assert!(lies > 1_000 && database.one::<i64>("select count(*) from notifier.notification").await == 0);
+    let count = "select sum(notifications)::bigint from notifier.event_stats('-infinity')";
+    assert_eq!(database.one::<i64>(count).await, lies);
+    database.run("select notifier.unfold(b.id) from notifier.bulk b").await;
+    assert_eq!(database.one::<i64>(count).await, lies);
+}
+
+/// A dump that is restored into a younger cluster names transactions that are still to come here. Rows of ours that are made of it before
+/// a new epoch has put that right would pass for rows of such a transaction, and be told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_copy_rows_are_made_of_it_when_an_epoch_has_begun() {
+    let database = Database::new().await;
+    tell_many(&database).await;
+    database
+        .run(
+            "update notifier.bulk set xid = '9000000', created_at = now() - interval '2 seconds';
+             update notifier.progress set position = '8999999:8999999:'; update notifier.epoch set system_identifier = 1",
+        )
+        .await;
+    assert!(database.one::<f64>("select notifier.work()").await > 0.0, "nothing to be done at once");
+    let made = database.owner.query("select notifier.unfold(b.id) from notifier.bulk b", &[]).await;
+    assert_eq!(made.unwrap_err().code().map(|code| code.code().to_owned()).as_deref(), Some("55000"));
+    database.run("select notifier.new_epoch()").await;
+    while database.one::<f64>("select notifier.work()").await == 0.0 {}
+    let xids = "select count(*), count(*) filter (where xid = '3') from notifier.notification";
+    let rows = database.owner.query_one(xids, &[]).await.unwrap();
+    let (all, older) = (rows.get::<_, i64>(0), rows.get::<_, i64>(1));
+    assert!(all > 1_000 && older == all, "{older} of {all} are older than every position");
+}
+
+/// One user's marks wait for nobody who makes rows of what lies beside another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_a_row_is_marked_whatever_lies_there() {
+    let database = Database::new().await;
+    database.run("select notifier.send('8', 'info', 'x')").await;
+    let id = texts(&database, IDS).await.remove(0);
+    tell_many(&database).await;
+    let other = database.anew().await.owner;
+    other.batch_execute("begin; select from notifier.bulk for update").await.unwrap();
+    let mark = format!("select held from notifier.mark_read('8', '{{{id}}}', null, null)");
+    let held: Vec<i64> = database.owner.query_one(&mark, &[]).await.unwrap().get(0);
+    assert!(held.is_empty(), "{held:?}");
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where read_at is not null").await, 1);
+}
+
 /// Nobody is rung here: it is found by the read that comes once a second. And rows are made of it without anybody's asking.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_bell_it_is_found_and_made_rows_of() {

@@ -143,7 +143,7 @@ async fn sigterm_closes_the_sockets_with_1012_and_ends() {
     }
     // One that reads nothing any more must not hold up the end.
     let stuck = Socket::open(address, "8").await;
-    database.run("select notifier.send('8', 'info', repeat('x', 100000)) from generate_series(1, 30)").await;
+    database.run("select notifier.send('8', 'info', repeat('x', 60000)) from generate_series(1, 50)").await;
     let told = std::time::Instant::now();
     signal(&child, "-TERM");
     for socket in &mut sockets {
@@ -246,6 +246,20 @@ async fn a_pooler_in_transaction_mode_is_called_by_its_name() {
         response.status() == 503 && response.text().await.unwrap().contains("a pooler in transaction mode (pgbouncer")
     })
     .await;
+}
+
+/// It would be taken for a module's name, and warnings be lost with all else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_asked_for_by_no_known_word_is_refused() {
+    for (asked, says) in [("debg", "off, error, warn, info, debug or trace"), ("info,hyper=loud", "which is no filter")]
+    {
+        let output = binary().env("NOTIFIER_LOG", asked).args(["check", "--database-url", "x"]).output().await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && error.contains(says) && error.contains(asked), "{error}");
+    }
+    // Nothing is what nobody asked for.
+    let output = binary().env("NOTIFIER_LOG", "").args(["check", "--database-url", "x"]).output().await.unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("the database URL is malformed"));
 }
 
 /// A log that nobody reads any more is no reason to go on or to fall over.

@@ -323,6 +323,36 @@ async fn whatever_the_query_raises_the_write_succeeds() {
     assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, 1);
 }
 
+/// A cast of the application's own may give no text for what is not null.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_a_text_is_a_fault_and_no_error() {
+    let database = Database::new().await;
+    database
+        .run("create type odd as enum ('8', 'x');
+              create function public.odd_text(odd) returns text language sql immutable as $$ select case $1 when '8' then '8' end $$;")
+        .await;
+    let superuser = database.superuser().await;
+    superuser.batch_execute("create cast (odd as text) with function public.odd_text(odd)").await.unwrap();
+    database
+        .run("create table public.thing (id int primary key, who odd);
+              grant all on public.thing to parking_app;
+              select notifier.define_event('thing.added', 'public.thing', 'insert', 'info', '{id}', 'select who as user_id, id from new')")
+        .await;
+    let (mut first, mut told) = (0, 0);
+    for rows in [1, 2, 3, 40, 1500] {
+        let app = database.another_app().await;
+        let insert = format!(
+            "insert into thing select {first} + n, case n when 1 then 'x' else '8' end::odd from generate_series(1, {rows}) n"
+        );
+        app.batch_execute(&insert).await.unwrap();
+        database.run("select notifier.unfold(b.id) from notifier.bulk b").await;
+        (first, told) = (first + rows, told + rows - 1);
+        assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, told, "{rows} rows");
+    }
+    let faults = database.rows("select sqlstate, count from notifier.fault").await;
+    assert_eq!((faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1), faults.len()), ("22001", 5, 1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_index_can_hold_is_a_fault_and_no_error() {
     let database = Database::new().await;
@@ -338,7 +368,12 @@ async fn what_no_index_can_hold_is_a_fault_and_no_error() {
     database.write("insert into note values (3, null, 'nobody'), (4, '8', null)").await;
     assert_eq!(socket.frame().await["message"], "");
     database.write("insert into note values (5, '8', repeat('y', 1000000))").await;
-    assert_eq!(socket.frame().await["message"].as_str().unwrap().len(), 1_000_000);
+    // No frame is so large: it is cut, and whole in the inbox.
+    let frame = socket.frame().await;
+    assert_eq!(frame["message"].as_str().unwrap(), format!("{}\u{2026}", "y".repeat(1_000)));
+    assert_eq!((&frame["cut"], &frame["data"]), (&true.into(), &serde_json::json!({})));
+    let inbox = crate::support::Inbox::of(&service, "8").list("limit=1").await;
+    assert_eq!(inbox["notifications"][0]["message"].as_str().unwrap().len(), 1_000_000);
     let faults = database.rows("select sqlstate, count from notifier.fault").await;
     assert_eq!((faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1)), ("22001", 2));
 }

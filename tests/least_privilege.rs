@@ -154,6 +154,22 @@ async fn with_least_rights_everything_works_and_nothing_else_does() {
             .await;
     }
 
+    // From a shell too: who may look is shown what there is, and who may not is told who may.
+    let check = async |role: &str| {
+        let place = server.place().url(role);
+        let output =
+            crate::support::process::binary().args(["check", "--database-url", &place]).output().await.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for role in ["notifier_owner", "a_dba"] {
+        let (code, error) = check(role).await;
+        assert!(code == Some(0) || error.contains("somebody is not told"), "{role}: {error}");
+    }
+    for role in ["notifier_service", "parking_app"] {
+        let (code, error) = check(role).await;
+        assert!(code == Some(1) && error.contains("a member of notifier_admin"), "{role}: {error}");
+    }
+
     // The DBA defines events and sees all notifications, by design; what they run as is not theirs.
     let dba = as_role(&server, "a_dba").await;
     assert!(!dba.query("select message from notifier.notification where user_id = '7'", &[]).await.unwrap().is_empty());

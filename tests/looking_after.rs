@@ -832,7 +832,8 @@ async fn functions_of_a_superuser_and_owners_who_cannot_dump_are_found() {
         .batch_execute(&format!(
             "create role {owner} login; alter table public.carwash owner to {owner};
              alter table public.employee_assignment owner to {owner};
-             grant select, trigger on public.carwash, public.employee_assignment to parkmate"
+             grant select, trigger on public.carwash, public.employee_assignment to parkmate;
+             grant select on sequence public.carwash_id_seq, public.employee_assignment_id_seq to parkmate"
         ))
         .await
         .unwrap();

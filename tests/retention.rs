@@ -243,6 +243,32 @@ async fn fired_timers_devices_and_faults_leave_as_well() {
     );
 }
 
+/// Where no service makes rows of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_told_by_the_thousand_leaves_as_well() {
+    let database = Database::new().await;
+    for age in ["10 days", "1 hour"] {
+        database
+            .write(
+                "insert into payment (booking_id, user_id, amount, status, is_renewal)
+                 select 104, 8, n, 'success', true from generate_series(1, 1200) n",
+            )
+            .await;
+        let old = format!(
+            "update notifier.bulk set created_at = now() - interval '{age}' where created_at > now() - interval '1 minute'"
+        );
+        database.run(&old).await;
+    }
+    let lies = async || database.one::<i64>("select sum(cardinality(ids))::bigint from notifier.bulk").await;
+    assert_eq!(lies().await, 2_400);
+    eventually("what has expired has left", || async {
+        sweep(&database).await;
+        lies().await < 2_400
+    })
+    .await;
+    assert_eq!(lies().await, 1_200);
+}
+
 /// The service sweeps by itself, and what goes wrong with that holds up nobody's timer.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_sweeps_and_a_fault_of_it_is_kept_and_holds_up_no_timer() {

@@ -14,6 +14,12 @@ pub const BEARER_SUBPROTOCOL: &str = "notifier.bearer.";
 /// So deep may a client's JSON be nested. Nothing that is asked for needs more than two.
 const MAX_DEPTH: usize = 16;
 
+/// A notification's frame has so many bytes at most: what is larger than what clients take (1 MiB with some of them) would end their
+/// sockets each time it is sent again, and what waits for a socket that reads nothing would have no bound.
+const MAX_FRAME_BYTES: usize = 64 * 1024;
+/// Of a message that makes it larger so many characters are told. All of it is in the inbox.
+const CUT_CHARACTERS: usize = 1_000;
+
 /// What a client's cursor was worth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,7 +32,8 @@ pub enum Resume {
     Gap,
 }
 
-/// A notification's frame. Built once and shared by all sockets of the user.
+/// A notification's frame. Built once and shared by all sockets of the user. One that were larger than 64 KiB has no data and says so,
+/// `"cut":true`; its message is cut after 1,000 characters.
 pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8Bytes {
     #[derive(Serialize)]
     struct Frame<'a> {
@@ -37,8 +44,10 @@ pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8By
         data: &'a RawValue,
         created_at: &'a str,
         replayed: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cut: Option<bool>,
     }
-    encode(&Frame {
+    let mut frame = Frame {
         r#type: notification.level,
         message: &notification.message,
         id: notification.id.to_string(),
@@ -46,7 +55,19 @@ pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8By
         data: &notification.data,
         created_at: &notification.created_at.text,
         replayed,
-    })
+        cut: None,
+    };
+    let whole = encode(&frame);
+    if whole.len() <= MAX_FRAME_BYTES {
+        return whole;
+    }
+    let message = match notification.message.char_indices().nth(CUT_CHARACTERS) {
+        Some((end, _)) => format!("{}\u{2026}", &notification.message[..end]),
+        None => notification.message.clone(),
+    };
+    let nothing = serde_json::from_str("{}").unwrap_or(RawValue::NULL);
+    (frame.message, frame.data, frame.cut) = (&message, nothing, Some(true));
+    encode(&frame)
 }
 
 /// A frame with a cursor's token at its end: what a client that has this one gives back to go on after it. A copy of its own.

@@ -52,7 +52,7 @@ async fn a_client_stops_reading() {
     let owner = crate::support::database::connect(&place.url("parkmate")).await;
     // More than the kernel's buffers on the way take.
     owner
-        .batch_execute("select notifier.send('999', 'info', n || repeat('x', 100000)) from generate_series(1, 60) n")
+        .batch_execute("select notifier.send('999', 'info', n || repeat('x', 60000)) from generate_series(1, 100) n")
         .await
         .unwrap();
     eventually("it is closed as too slow", || async { given_up(service.address).await == [1, 0] }).await;
@@ -62,7 +62,7 @@ async fn a_client_stops_reading() {
     drop(stopped);
     // Nothing of it is lost: none was confirmed.
     let mut again = Socket::open(service.address, "999").await;
-    for n in 1..=60 {
+    for n in 1..=100 {
         assert!(again.frame().await["message"].as_str().unwrap().starts_with(&format!("{n}x")));
     }
     checker.finish().await.nothing_lost().no_write_failed();

@@ -479,6 +479,17 @@ async fn lastval_is_the_applications_own() {
         .batch_execute("insert into booking (user_id, slot_id, end_time) values (8, 21, now() + interval '1 day')")
         .await
         .unwrap();
+    // But who asks for it is refused, which is said where an event is defined, and later.
+    let grant = "grant select on sequence public.booking_id_seq to parkmate;";
+    let said = database.rows("select notifier.define_event('a.told', 'public.booking', 'insert', 'info', 'x', 'select user_id from new')").await;
+    let said: Vec<String> = said.iter().map(|row| row.get(0)).filter(|line: &String| line.contains(grant)).collect();
+    assert!(said.len() == 1 && said[0].starts_with("warning: "), "{said:?}");
+    let unread = format!(
+        "select count(*) from notifier.check() where event = 'a.told' and severity = 'warning' and fix = '{grant}'"
+    );
+    assert_eq!(database.one::<i64>(&unread).await, 1);
+    database.run(grant).await;
+    assert_eq!(database.one::<i64>(&unread).await, 0);
 }
 
 /// Whatever an application sets for its own statements.

@@ -24,6 +24,7 @@ const ADMIN: &[&str] = &[
     "function revoke_user(text)",
     "function rotate_channel()",
     "function sweep(interval)",
+    "select bulk_notification",
     "select event",
     "select event_history",
     "select fault",

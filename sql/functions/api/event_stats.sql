@@ -36,8 +36,13 @@ begin
                               and coalesce(n.until, 'infinity') > now()) as waiting,
            percentile_cont(0.5) within group (order by n.delivered_at - n.created_at) as median_delivery,
            max(n.created_at) as last_told_at
-    from notifier.notification n
-    where n.slot = any (_slots) and n.created_at >= coalesce(event_stats.since, '-infinity')
+    from (
+      select n.event, n.user_id, n.created_at, n.until, n.delivered_at, n.read_at, n.summarized_at
+      from notifier.notification n where n.slot = any (_slots)
+      union all
+      select b.event, b.user_id, b.created_at, b.until, null, null, null from notifier.bulk_notification b
+    ) n
+    where n.created_at >= coalesce(event_stats.since, '-infinity')
     group by n.event
   ), failed as (
     select f.event as name, sum(f.count)::bigint as faults

@@ -17,7 +17,7 @@ begin
   if _then.name is null then
     raise exception 'there is no version % of %', coalesce(restore_event.version::text, 'null'), coalesce(quote_literal(restore_event.name), 'null')
       using errcode = 'undefined_object',
-      hint = coalesce((select format('There are: %s.', string_agg(h.version::text, ', ' order by h.version)) from notifier.event_history h
+      hint = coalesce((select 'There are: ' || string_agg(h.version::text, ', ' order by h.version) || '.' from notifier.event_history h
                        where h.name = restore_event.name), 'Look for it in notifier.event_history.');
   end if;
   _d.name := _then.name;

@@ -31,6 +31,7 @@ declare
   _said     text;
   _count    bigint;
   _more     boolean := false;
+  _rest     boolean;
   _emptied  boolean := false;
   _idle     boolean := true;
 begin
@@ -86,6 +87,23 @@ begin
     _more := _count >= _batch / 2;
     exit when _more;
   end loop;
+
+  -- What was told by the thousand where no service makes rows of it.
+  with gone as (
+    delete from notifier.bulk b
+    where b.id = any (array(
+      select l.id from notifier.bulk l
+      where l.created_at < _expired and pg_visible_in_snapshot(l.xid, _progress.swept_position)
+      order by l.id limit 10 for update skip locked))
+    returning b.xid, cardinality(b.ids) as size
+  )
+  select sum(g.size), (array_agg(g.xid order by g.xid desc))[1], count(*) = 10 into _count, _one, _rest from gone g;
+  if _one is not null then
+    return next format('notifier.bulk: %s notifications deleted', _count);
+    _pruned := greatest(_pruned, _one);
+    _idle := false;
+    _more := _more or _rest;
+  end if;
 
   -- What no index leads to is looked for once a day, and while there is much of it. A device is kept for longer than any
   -- notification: when it comes back it is told what it missed, or that there is a gap.

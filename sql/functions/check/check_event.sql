@@ -52,6 +52,8 @@ begin
 
   return query select 'warning', s, coalesce(substring(s from 'create index.*;'), 'Join it to what changed by an indexed column.')
   from notifier.scans(_d) s;
+  return query select 'warning', 'an application that asks lastval() after it was told of is refused', s.sequences
+  from (select notifier.unread_sequences(_d.source) as sequences) s where s.sequences is not null;
 
   foreach _part in array case _d.kind when 'timer' then '{due,until,query}'::text[] else string_to_array(_d.operation, ' or ') end loop
     -- What is run, planned and not run. The locks that planning takes go with the block.

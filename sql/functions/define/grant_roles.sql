@@ -11,7 +11,8 @@ begin
   revoke all on all functions in schema notifier from public;
   if to_regrole('notifier_admin') is not null then
     grant usage on schema notifier to notifier_admin;
-    grant select on notifier.event, notifier.fault, notifier.event_history, notifier.notification to notifier_admin;
+    grant select on notifier.event, notifier.fault, notifier.event_history, notifier.notification, notifier.bulk_notification
+      to notifier_admin;
     grant execute on function
       notifier.define_event(text, regclass, text, text, text, text, text),
       notifier.define_timer(text, regclass, text, text, text, text, text, text),

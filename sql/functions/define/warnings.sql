@@ -5,7 +5,8 @@
 create or replace function notifier.warnings(_d notifier.definition) returns setof text
 language plpgsql as $$
 declare
-  _plan jsonb := notifier.event_plan(warnings._d);
+  _plan  jsonb := notifier.event_plan(warnings._d);
+  _grant text := notifier.unread_sequences((warnings._d).source);
 begin
   -- A table of the query's own with such a name would do as well; nobody names one so.
   if _plan is not null
@@ -17,5 +18,8 @@ begin
       case when (warnings._d).kind = 'timer' then 'firing' else 'statement' end);
   end if;
   return query select s from notifier.scans(warnings._d) s;
+  if _grant is not null then
+    return next 'an application that asks lastval() after it was told of is refused: ' || _grant;
+  end if;
 end
 $$;

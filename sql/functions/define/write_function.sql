@@ -94,6 +94,7 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
     exception when serialization_failure or deadlock_detected then raise;
     when others or assert_failure then
       _user := null;
+      _message := null;
       _users := null;
       _keys := null;
       if sqlstate = 'P0003' and _rows = 1 then
@@ -123,13 +124,14 @@ $part$, _tables, format('select array_agg(t.key), array_agg(t.due) from (%s) t',
       case when _several then format($match$  if _match is null or _match[%s] then
   if _unlimited then   -- by what the part before has written
     _user := null;
+    _message := null;
     _users := null;
     _waited := coalesce(current_setting('notifier.waited', true), '') <> '';
     _unlimited := set_config('lock_timeout', case when _waited then '1ms' else '50ms' end, true) is null;
   end if;
 $match$, cardinality(_matches)) end,
       _part, _d.kind = 'timer',
-      case _d.kind when 'write' then '_user is not null or _users is not null' else '_keys is not null' end,
+      case _d.kind when 'write' then '_message is not null or _users is not null' else '_keys is not null' end,
       case _d.kind when 'write' then format($one$
     -- Most of the others tell one user, of one row.
     if (case when _user <> '' and octet_length(_user) < 256 and clock_timestamp() <= _at and _waited is not true
@@ -137,12 +139,14 @@ $match$, cardinality(_matches)) end,
     then$one$, _d.event, _d.level) else $slow$
     if clock_timestamp() > _at then$slow$ end,
       case _d.kind when 'write' then format($several$
-      if _user is not null then
+      if _message is not null then
         _users := array[_user];
         _messages := array[_message];
         _data := array[_datum];
       end if;
-      select * into _users, _messages, _data from notifier.refuse(%L, _users, _messages, _data);
+      if exists (select from (select unnest(_users) as u) n where coalesce(octet_length(n.u), 0) not between 1 and 255) then
+        select * into _users, _messages, _data from notifier.refuse(%L, _users, _messages, _data);
+      end if;
       if _users is not null then
         perform notifier.record(%L, %L, _users, _messages, _data);
       end if;$several$, _d.name, _d.event, _d.level) end,

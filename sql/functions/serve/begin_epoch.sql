@@ -31,12 +31,14 @@ begin
     -- written here is of a transaction after the one that copied our own state, and its version is of that transaction or, where
     -- it was written in a savepoint or has been touched, of a later one. Up to which transaction rows are seen here, this statement
     -- says of itself: with _now a row that is committed while this runs would pass for a copied one, and nobody would be told.
-    update notifier.notification n set xid = '3'
+    -- First what rows are still to be made of: behind the rows, one of them could be made in between and be seen by neither.
+    perform from notifier.bulk n order by n.id for update;
+    update notifier.bulk n set xid = '3'
     where n.xid <> '3'
       and not (n.xid::text::numeric > _copied
                and n.xid::text::numeric < (select pg_snapshot_xmax(pg_current_snapshot())::text::numeric)
                and _now - (_now - n.xmin::text::bigint) % 4294967296 >= n.xid::text::numeric);
-    update notifier.bulk n set xid = '3'
+    update notifier.notification n set xid = '3'
     where n.xid <> '3'
       and not (n.xid::text::numeric > _copied
                and n.xid::text::numeric < (select pg_snapshot_xmax(pg_current_snapshot())::text::numeric)

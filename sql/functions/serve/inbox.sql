@@ -18,7 +18,7 @@ set jit = off as $$
 #variable_conflict use_column
 declare
   _below bigint := coalesce(inbox._before, 9223372036854775807);
-  _bulk  constant notifier.notification[] := notifier.in_bulk(array[inbox._user]);   -- null, nearly always
+  _bulk  notifier.notification[] := notifier.in_bulk(array[inbox._user]);   -- null, nearly always
   _ids   bigint[];
 begin
   -- The ids alone come from the index, which holds read_at: whole rows would be fetched of every read one on the way to an
@@ -41,6 +41,7 @@ begin
       select k.id from (select unnest(_ids) as id union all select b.id from unnest(_bulk) b where b.id < _below) k
       order by k.id desc
       limit inbox._limit + 1);
+    _bulk := array(select b from unnest(_bulk) b join unnest(_ids) k(id) on k.id = b.id);
   end if;
 
   return query

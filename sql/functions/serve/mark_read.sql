@@ -27,8 +27,9 @@ declare
   _slots   smallint[];
   _marked  text[];
   _payload text;
+  _rest    boolean;   -- whether there may be what is no row yet
 begin
-  perform notifier.unfold_of(mark_read._user);
+  _rest := notifier.unfold_of(mark_read._user, mark_read._ids);
   if mark_read._before is null then
     select array_agg(n.id), array_agg(n.slot) into _found, _slots
     from (select distinct unnest(mark_read._ids) as id) k
@@ -95,7 +96,7 @@ begin
              join notifier.notification n on n.id = k.id and n.slot = k.slot
              where n.read_at is null
              order by n.id),
-           mark_read._before is not null and _marked is not null and cardinality(_found) = _most
+           _rest or mark_read._before is not null and _marked is not null and cardinality(_found) = _most
     from notifier.unread(array[mark_read._user]) u;
 end
 $$;

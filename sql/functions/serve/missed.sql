@@ -20,12 +20,19 @@ declare
   _bulk constant notifier.notification[] := notifier.in_bulk(missed._users);   -- null, nearly always
 begin
   return query
+    with bulk as materialized (   -- whose lie where: they are gone through once, and not for each socket
+      select b.user_id, min(b.nth) as first, max(b.nth) as last
+      from unnest(_bulk) with ordinality as b(id, slot, xid, user_id, event, level, message, data, created_at, until, delivered_at,
+        summarized_at, read_at, nth)
+      group by b.user_id
+    )
     select r.within::text, coalesce(w.notifications, '{}')
     from (
       select a.user_id, a.after, coalesce(a.within, pg_current_snapshot()) as within, a.after_id, a.nth
       from unnest(_users, _after::pg_snapshot[], _within::pg_snapshot[], _after_ids)
            with ordinality as a(user_id, after, within, after_id, nth)
     ) r
+    left join bulk k on k.user_id = r.user_id
     cross join lateral (
       select array_agg(p.payload order by p.id) filter (where p.before < 65536) as notifications
       from (
@@ -43,13 +50,16 @@ begin
              order by n.user_id, n.id
              limit _limit)
             union all
-            (select b.id, notifier.payload(b)
-             from unnest(_bulk) b
-             where b.user_id = r.user_id and b.id > r.after_id
-               and pg_visible_in_snapshot(b.xid, r.within) and not pg_visible_in_snapshot(b.xid, r.after)
-               and (b.until is null or b.until > clock_timestamp())
-             order by b.id
-             limit _limit)
+            (select n.id, notifier.payload(n.bulk)
+             from (
+               select b.id, b as bulk
+               from unnest(_bulk[k.first : k.last]) b
+               where b.id > r.after_id
+                 and pg_visible_in_snapshot(b.xid, r.within) and not pg_visible_in_snapshot(b.xid, r.after)
+                 and (b.until is null or b.until > clock_timestamp())
+               order by b.id
+               limit _limit
+             ) n)
           ) m
           order by m.id
           limit _limit

@@ -38,18 +38,25 @@ begin
   select e.* into _epoch from notifier.epoch e order by e.number desc limit 1;
   _pruned := (select p.pruned from notifier.progress p);
   return query
+    with bulk as materialized (   -- whose lie where: they are gone through once, and not for each socket
+      select b.user_id, min(b.nth) as first, max(b.nth) as last
+      from unnest(_bulk) with ordinality as b(id, slot, xid, user_id, event, level, message, data, created_at, until, delivered_at,
+        summarized_at, read_at, nth)
+      group by b.user_id
+    )
     select _here::text, v.resume,
            (select count(*)::integer from (select from notifier.notification n
                                            where n.user_id = r.user_id and n.read_at is null
-                                           union all select from unnest(_bulk) b where b.user_id = r.user_id
+                                           union all select from generate_series(k.first, k.last)
                                            limit 1000) u),
            -- (least alone would make 1000 of null.)
            case when w.total is null then 0 else least(w.total - coalesce(cardinality(w.newest), 0), 1000) end,
            to_char(_now at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
            coalesce(w.newest, '{}'),
-           (select extract(epoch from max(k.revoked_at))::double precision from notifier.revocation k where k.user_id = r.user_id)
+           (select extract(epoch from max(o.revoked_at))::double precision from notifier.revocation o where o.user_id = r.user_id)
     from unnest(_users, _devices, _epochs, _positions::pg_snapshot[], _told, _pages)
          with ordinality as r(user_id, device, epoch, "position", told, pages, nth)
+    left join bulk k on k.user_id = r.user_id
     cross join lateral (
       select case
         when r.position is null then 'new'
@@ -86,9 +93,11 @@ begin
             limit 1000 + _limit
           ) l
           union all
-          select b.id, b.slot, b from unnest(_bulk) b
-          where b.user_id = r.user_id and b.created_at >= _since and (b.until is null or b.until > _now)
-            and (c.position is null or not pg_visible_in_snapshot(b.xid, c.position) and b.id <> all (c.told))
+          (select b.id, b.slot, b from unnest(_bulk[k.first : k.last]) b
+           where b.created_at >= _since and (b.until is null or b.until > _now)
+             and (c.position is null or not pg_visible_in_snapshot(b.xid, c.position) and b.id <> all (c.told))
+           order by b.id desc
+           limit 1000 + _limit)
         ) l
       ) n
       left join lateral (

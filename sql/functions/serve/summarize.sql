@@ -11,7 +11,9 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   _count bigint;
 begin
-  perform notifier.unfold_of(summarize._user);
+  if notifier.unfold_of(summarize._user) then
+    return 5000;
+  end if;
   with locked as (
     select n.id, n.slot
     from notifier.notification n

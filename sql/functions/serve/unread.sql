@@ -15,11 +15,15 @@ declare
   _bulk constant notifier.notification[] := notifier.in_bulk(unread._users);   -- null, nearly always
 begin
   return query
+    with bulk as materialized (   -- gone through once, and not for each user
+      select b.user_id, count(*) as mine from unnest(_bulk) b group by b.user_id
+    )
     select u.place, (select count(*)::integer from (
       select from notifier.notification n where n.user_id = u.user_id and n.read_at is null
-      union all select from unnest(_bulk) b where b.user_id = u.user_id
+      union all select from generate_series(1, k.mine)
       limit 1000) c)
     from unnest(unread._users) with ordinality as u(user_id, place)
+    left join bulk k on k.user_id = u.user_id
     order by u.place;
 end
 $$;

@@ -118,6 +118,9 @@ begin
   select b.id into _bulk from notifier.bulk b
   where b.created_at <= _now - interval '1 second' order by b.id limit 1 for update skip locked;
   if _bulk is not null then
+    if notifier.is_foreign() then
+      return 1;   -- until a new epoch has begun
+    end if;
     perform notifier.unfold(_bulk);
     return 0;
   end if;

@@ -1,14 +1,15 @@
 -- notifier.refuse: leave out of an event's notifications those whose user_id is empty or longer than 255 bytes, which no index
--- could hold, and keep a fault of it.
+-- could hold, or is null as a text, and keep a fault of it.
 --   _event      whose they are
 --   _users, _messages, _data   one element each a notification; they come back without the refused ones, and are null when nobody is left
--- Used by: the generated functions, where one may be among them.
+-- Used by: the generated functions, where one is among them: to hand over what very many are told takes longer than to look.
 create or replace function notifier.refuse(_event text, inout _users text[], inout _messages text[], inout _data jsonb[])
 language plpgsql as $$
 declare
   _refused bigint;
 begin
-  select count(*) into _refused from (select unnest(refuse._users) as user_id) n where octet_length(n.user_id) not between 1 and 255;
+  select count(*) into _refused from (select unnest(refuse._users) as user_id) n
+  where coalesce(octet_length(n.user_id), 0) not between 1 and 255;
   if _refused = 0 then
     return;
   end if;
