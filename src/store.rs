@@ -78,7 +78,12 @@ impl DatabaseUrl {
         let (tls, rest) = Tls::take(&self.0)?;
         // The parser's own message repeats parts of the text.
         let config: Option<Config> = rest.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty());
-        let mut config = config.context(tls::MALFORMED)?;
+        let mut config = config.with_context(|| match unknown_parameter(&rest) {
+            Some(name) => {
+                format!("the database URL: there is no parameter {name}; there are {}", PARAMETERS.join(", "))
+            }
+            None => tls::MALFORMED.to_owned(),
+        })?;
         tls.apply(&mut config);
         let at = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
         if config.get_hosts().iter().any(at) {
@@ -92,6 +97,31 @@ impl DatabaseUrl {
         }
         Ok((config, tls))
     }
+}
+
+/// What tokio-postgres knows behind the `?` of an address, beside what is taken out for TLS.
+const PARAMETERS: [&str; 14] = [
+    "application_name",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "load_balance_hosts",
+    "options",
+    "port",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
+
+/// The name of a parameter that nobody knows: what an address is refused for, without its secrets.
+fn unknown_parameter(address: &str) -> Option<&str> {
+    let (_, parameters) = address.split_once('?')?;
+    let names = parameters.split('&').filter_map(|parameter| Some(parameter.split_once('=')?.0));
+    names.into_iter().find(|name| !PARAMETERS.contains(name) && !["user", "password"].contains(name))
 }
 
 /// Whether the role lacks a privilege.

@@ -37,6 +37,11 @@ async fn what_is_wrong_with_a_command_is_said_and_no_password_with_it() {
         (serve("geheim nonsense", here, "none"), 1, "postgresql://user:password@host:port/database"),
         (serve("http://u:geheim@127.0.0.1/x", here, "none"), 1, "postgresql://user:password@host:port/database"),
         (serve(&unmigrated.url(), here, "none"), 1, "run `parkmate-notifier migrate` first"),
+        (
+            serve("postgresql://u:geheim@127.0.0.1:1/x?connect_timeout=1&gssencmode=disable", here, "none"),
+            1,
+            "there is no parameter gssencmode; there are application_name,",
+        ),
         (serve("postgresql://u:geh@eim@127.0.0.1:1/x", here, "none"), 1, "@ is written %40"),
         (
             serve("postgresql://u:geheim@127.0.0.1:1,127.0.0.1:2/x", here, "none"),

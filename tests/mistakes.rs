@@ -362,6 +362,31 @@ async fn a_query_that_does_not_read_what_changed_is_told_what_that_means() {
     assert_eq!(warned, 0);
 }
 
+/// Both would be taken, and tell nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_tell_nobody_is_told_so() {
+    let database = Database::new().await;
+    let timer = |until: &str| {
+        format!(
+            "notifier.define_timer('a.b', 'public.booking', 'end_time', 'info', 'x', 'select user_id from due', until => $${until}$$)"
+        )
+    };
+    for until in ["end_time", "end_time - interval '10 minutes'"] {
+        let said = warnings(&database, &timer(until)).await;
+        assert!(said.len() == 1 && said[0].starts_with("`until` is not after `due`"), "{until}: {said:?}");
+    }
+    for until in ["end_time + interval '1 minute'", "end_time + interval '1 minute' * (1 / (id - 101))"] {
+        assert_eq!(warnings(&database, &timer(until)).await, [""; 0], "{until}");
+    }
+    for (number, warned) in [("7::real", 1), ("7::double precision", 1), ("7::numeric", 0), ("7::bigint", 0)] {
+        let event = format!(
+            "notifier.define_event('a.c', 'public.booking', 'insert', 'info', 'x', 'select {number} as user_id from new')"
+        );
+        let said = warnings(&database, &event).await;
+        assert!(said.len() == warned && said.iter().all(|line| line.contains("user_id::bigint")), "{number}: {said:?}");
+    }
+}
+
 /// Postgres 18 computes columns when they are read; the rows that a trigger sees lack them, and all the rest is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_with_a_column_computed_when_read_is_told_without_it() {
