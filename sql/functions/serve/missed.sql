@@ -20,12 +20,7 @@ declare
   _bulk constant notifier.notification[] := notifier.in_bulk(missed._users);   -- null, nearly always
 begin
   return query
-    with bulk as materialized (   -- whose lie where: they are gone through once, and not for each socket
-      select b.user_id, min(b.nth) as first, max(b.nth) as last
-      from unnest(_bulk) with ordinality as b(id, slot, xid, user_id, event, level, message, data, created_at, until, delivered_at,
-        summarized_at, read_at, nth)
-      group by b.user_id
-    )
+    with bulk as materialized (select * from notifier.bulk_parts(_bulk))
     select r.within::text, coalesce(w.notifications, '{}')
     from (
       select a.user_id, a.after, coalesce(a.within, pg_current_snapshot()) as within, a.after_id, a.nth

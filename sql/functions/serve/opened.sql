@@ -38,12 +38,7 @@ begin
   select e.* into _epoch from notifier.epoch e order by e.number desc limit 1;
   _pruned := (select p.pruned from notifier.progress p);
   return query
-    with bulk as materialized (   -- whose lie where: they are gone through once, and not for each socket
-      select b.user_id, min(b.nth) as first, max(b.nth) as last
-      from unnest(_bulk) with ordinality as b(id, slot, xid, user_id, event, level, message, data, created_at, until, delivered_at,
-        summarized_at, read_at, nth)
-      group by b.user_id
-    )
+    with bulk as materialized (select * from notifier.bulk_parts(_bulk))
     select _here::text, v.resume,
            (select count(*)::integer from (select from notifier.notification n
                                            where n.user_id = r.user_id and n.read_at is null
