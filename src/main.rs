@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use parkmate_notifier::{cli, config::Cli};
+use parkmate_notifier::cli;
+use parkmate_notifier::config::{Cli, Command};
 use tokio::runtime::Runtime;
 use tracing::Level;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
@@ -15,18 +16,19 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let asked = std::env::var("NOTIFIER_LOG").unwrap_or_default();
-    let filter = match asked.as_str() {
-        "" => Ok(EnvFilter::new(cli::default_log(&command))),
-        asked => log_filter(asked),
-    };
-    let filter = match filter {
-        Ok(filter) => filter,
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let filter = match std::env::var("NOTIFIER_LOG").as_deref() {
+        Ok("") | Err(_) => EnvFilter::new(cli::default_log(&command)),
+        Ok(asked) => log_filter(asked)?,
     };
     // Logs go to stderr: what a command has to say goes to stdout.
     let colours = std::io::stderr().is_terminal();
@@ -39,19 +41,11 @@ fn main() -> ExitCode {
     // One filter of the two, which knows the finest level it lets through: with a filter beside it each call to the `log`
     // crate, and to parse a WebSocket frame makes several, would be looked at to be dropped.
     tracing_subscriber::registry().with(lines.with_filter(filter.and(discreet))).init();
-    let ended = Runtime::new().map_err(Into::into).and_then(|runtime| {
-        let ended = runtime.block_on(cli::run(command));
-        // A name server that does not answer must not hold up the end.
-        runtime.shutdown_timeout(Duration::from_millis(500));
-        ended
-    });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let runtime = Runtime::new()?;
+    let ended = runtime.block_on(cli::run(command));
+    // A name server that does not answer must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    ended
 }
 
 /// What `NOTIFIER_LOG` asks for. A word that is mistyped would be taken for a module, and nothing but what that has to say be logged.

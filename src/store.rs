@@ -78,12 +78,7 @@ impl DatabaseUrl {
         let (tls, rest) = Tls::take(&self.0)?;
         // The parser's own message repeats parts of the text.
         let config: Option<Config> = rest.parse().ok().filter(|config: &Config| !config.get_hosts().is_empty());
-        let mut config = config.with_context(|| match unknown_parameter(&rest) {
-            Some(name) => {
-                format!("the database URL: there is no parameter {name}; there are {}", PARAMETERS.join(", "))
-            }
-            None => tls::MALFORMED.to_owned(),
-        })?;
+        let mut config = config.with_context(|| tls::malformed(&rest))?;
         tls.apply(&mut config);
         let at = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
         if config.get_hosts().iter().any(at) {
@@ -99,35 +94,14 @@ impl DatabaseUrl {
     }
 }
 
-/// What tokio-postgres knows behind the `?` of an address, beside what is taken out for TLS.
-const PARAMETERS: [&str; 14] = [
-    "application_name",
-    "connect_timeout",
-    "dbname",
-    "host",
-    "hostaddr",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_retries",
-    "load_balance_hosts",
-    "options",
-    "port",
-    "target_session_attrs",
-    "tcp_user_timeout",
-];
-
-/// The name of a parameter that nobody knows: what an address is refused for, without its secrets.
-fn unknown_parameter(address: &str) -> Option<&str> {
-    let (_, parameters) = address.split_once('?')?;
-    let names = parameters.split('&').filter_map(|parameter| Some(parameter.split_once('=')?.0));
-    names.into_iter().find(|name| !PARAMETERS.contains(name) && !["user", "password"].contains(name))
-}
-
 /// Whether the role lacks a privilege.
 fn is_denied(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<tokio_postgres::Error>();
-    error.and_then(tokio_postgres::Error::code) == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+    sqlstate(error) == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
+/// What the database says an error is, where it is the database that says so.
+fn sqlstate(error: &anyhow::Error) -> Option<&SqlState> {
+    error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code())
 }
 
 /// What a read of the stream tells beside notifications.

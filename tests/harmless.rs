@@ -205,7 +205,7 @@ async fn events_of_one_row_tell_each_their_own() {
             .collect();
         assert_eq!(told(id).await, expected);
     }
-    // Of very many it reads some, and then all at once.
+    // Of very many as well.
     database.write("insert into crowd select 2, array(select n::text from generate_series(1, 40) n)").await;
     let many = told(2).await;
     let of = |event: &str| many.iter().filter(|told| told.starts_with(event)).count();

@@ -44,8 +44,8 @@ pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8By
         data: &'a RawValue,
         created_at: &'a str,
         replayed: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cut: Option<bool>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
     }
     let mut frame = Frame {
         r#type: notification.level,
@@ -55,7 +55,7 @@ pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8By
         data: &notification.data,
         created_at: &notification.created_at.text,
         replayed,
-        cut: None,
+        cut: false,
     };
     let whole = encode(&frame);
     if whole.len() <= MAX_FRAME_BYTES {
@@ -66,7 +66,7 @@ pub fn notification_frame(notification: &Notification, replayed: bool) -> Utf8By
         None => notification.message.clone(),
     };
     let nothing = serde_json::from_str("{}").unwrap_or(RawValue::NULL);
-    (frame.message, frame.data, frame.cut) = (&message, nothing, Some(true));
+    (frame.message, frame.data, frame.cut) = (&message, nothing, true);
     encode(&frame)
 }
 

@@ -33,9 +33,8 @@ pub struct Ticket {
 /// Whether an error is what the database says of a question, which may be wrong in a part of it alone: not that it is away, stops, or
 /// has no more time for it.
 pub fn is_of_one(error: &anyhow::Error) -> bool {
-    let said = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
     // Class 57: an intervention by the operator.
-    said.is_some_and(|code| !code.code().starts_with("57"))
+    super::sqlstate(error).is_some_and(|code| !code.code().starts_with("57"))
 }
 
 impl Store {

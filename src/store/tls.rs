@@ -28,9 +28,17 @@ use tracing::warn;
 use parameters::Parameters;
 use verifier::Verifier;
 
+const MALFORMED: &str = "the database URL is malformed: it reads postgresql://user:password@host:port/database";
+
 /// What an address that cannot be read is answered with: the parser's own message repeats parts of it.
-pub(super) const MALFORMED: &str =
-    "the database URL is malformed: it reads postgresql://user:password@host:port/database";
+pub(super) fn malformed(address: &str) -> String {
+    match parameters::unknown(address) {
+        Some(name) => {
+            format!("the database URL: there is no parameter {name}; there are {}", parameters::THEIRS.join(", "))
+        }
+        None => MALFORMED.to_owned(),
+    }
+}
 
 /// What a connection's bytes go through when they are encrypted.
 pub(super) type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
@@ -276,12 +284,7 @@ impl Tls {
 
 /// Whether the other of [`Tls::ways`] may work: TLS failed, or the server lets nobody in this way.
 pub(super) fn is_refusal(error: &anyhow::Error) -> bool {
-    let by_server = |cause: &(dyn std::error::Error + 'static)| {
-        cause
-            .downcast_ref::<tokio_postgres::Error>()
-            .is_some_and(|error| error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION))
-    };
-    error.is::<Refused>() || error.chain().any(by_server)
+    error.is::<Refused>() || super::sqlstate(error) == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
 }
 
 impl fmt::Display for Mode {

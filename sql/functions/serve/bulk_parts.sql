@@ -2,7 +2,7 @@
 -- socket.
 --   _bulk     what it returned
 --   returns   a row for each user: the first and the last place
--- Used by: notifier.opened, notifier.missed.
+-- Used by: notifier.opened, notifier.missed, notifier.unread.
 create or replace function notifier.bulk_parts(_bulk notifier.notification[]) returns table (user_id text, first bigint, last bigint)
 language sql stable
 begin atomic

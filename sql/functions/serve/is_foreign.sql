@@ -1,5 +1,5 @@
 -- notifier.is_foreign: whether the transactions that our rows name may be another cluster's, or of a later state than this one: until a new
--- epoch begins.
+-- epoch begins. (Of the reasons for one these two: in another database of the same cluster they are its own.)
 --   returns   whether they may
 -- Used by: notifier.unfold, notifier.work.
 create or replace function notifier.is_foreign() returns boolean

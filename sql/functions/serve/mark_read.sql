@@ -5,8 +5,8 @@
 --   _before    this one and all with smaller ids; null with _ids
 --   _origin    the socket that says so, which need not be told; or null
 --   returns    one row: how many are unread now (1000 stands for as many or more); the ids of those that somebody holds, to be
---              asked for again; and whether some of the oldest 5,000 were marked and there may be more, so that the same is to
---              be asked again at once
+--              asked for again; and whether some of the oldest 5,000 were marked and there may be more, or rows have yet to be
+--              made, so that the same is to be asked again at once
 -- NOTIFYs {"read_by":{"user_id","ids","before","origin"}} when it changed anything. Both ids and before are null where the ids
 -- are too many for NOTIFY: then any of them may have changed.
 -- Used by: POST /api/notifications/read (src/http/api.rs), the session (src/session.rs).

@@ -3,7 +3,7 @@
 --   _user      the user
 --   _epoch, _within   the position at which they were counted; of another epoch it is ignored
 --   _before    the oldest id that was sent by itself
---   returns    how many were noted: at most 5,000 of the oldest, and then there may be more
+--   returns    how many were noted: at most 5,000 of the oldest, and then there may be more. 5,000 too where rows have yet to be made
 -- Used by: the confirmations (src/confirmations.rs).
 create or replace function notifier.summarize(_user text, _epoch text, _within pg_snapshot, _before bigint) returns bigint
 language plpgsql volatile security definer

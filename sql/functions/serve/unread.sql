@@ -15,12 +15,10 @@ declare
   _bulk constant notifier.notification[] := notifier.in_bulk(unread._users);   -- null, nearly always
 begin
   return query
-    with bulk as materialized (   -- gone through once, and not for each user
-      select b.user_id, count(*) as mine from unnest(_bulk) b group by b.user_id
-    )
+    with bulk as materialized (select * from notifier.bulk_parts(_bulk))
     select u.place, (select count(*)::integer from (
       select from notifier.notification n where n.user_id = u.user_id and n.read_at is null
-      union all select from generate_series(1, k.mine)
+      union all select from generate_series(k.first, k.last)
       limit 1000) c)
     from unnest(unread._users) with ordinality as u(user_id, place)
     left join bulk k on k.user_id = u.user_id

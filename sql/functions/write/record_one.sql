@@ -8,22 +8,24 @@
 -- Used by: the generated functions (outside their exception blocks), where notifier.waited is not set.
 do $do$
 declare
-  -- For a leaf each.
-  _lock   text[] := array(
-    select format(E'\n      lock table only notifier.notification, notifier.notification_%s in row exclusive mode;\n', s)
-    from generate_series(0, 15) s);
-  _insert text[] := array(
-    select format($leaf$
+  _leaf  text;
+  _parts text[];
+  _trees text[];   -- the lock, and the insert
+begin
+  foreach _leaf in array array[$lock$
+      lock table only notifier.notification, notifier.notification_%1$s in row exclusive mode;
+$lock$, $insert$
     insert into notifier.notification_%1$s (id, slot, created_at, user_id, event, level, message, data)
     values (_id, %1$s, _now, _user, _event, _level, _message, _data);
-$leaf$, s) from generate_series(0, 15) s);
-begin
-  -- Of each two parts one is made that asks which of them it is, until there is but one: four questions instead of sixteen.
-  for _level in 0..3 loop
-    select array_agg(format(E'\n  if _slot < %s then%s  else%s  end if;\n', (2 * n - 1) << _level, _lock[2 * n - 1], _lock[2 * n]) order by n),
-           array_agg(format(E'\n  if _slot < %s then%s  else%s  end if;\n', (2 * n - 1) << _level, _insert[2 * n - 1], _insert[2 * n]) order by n)
-    into _lock, _insert
-    from generate_series(1, cardinality(_lock) / 2) n;
+$insert$] loop
+    _parts := array(select format(_leaf, s) from generate_series(0, 15) s);
+    -- Of each two parts one is made that asks which of them it is, until there is but one: four questions instead of sixteen.
+    for _level in 0..3 loop
+      _parts := array(
+        select format(E'\n  if _slot < %s then%s  else%s  end if;\n', (2 * n - 1) << _level, _parts[2 * n - 1], _parts[2 * n])
+        from generate_series(1, cardinality(_parts) / 2) n);
+    end loop;
+    _trees := _trees || _parts;
   end loop;
   execute format($function$
 create or replace function notifier.record_one(_event text, _level text, _user text, _message text, _data jsonb) returns bigint
@@ -86,6 +88,6 @@ begin
   perform notifier.announce(array[case when octet_length(_payload) <= 7999 then _payload else '{"read":true}' end]);
   return _id;
 end
-$body$$function$, _lock[1], _insert[1]);
+$body$$function$, _trees[1], _trees[2]);
 end
 $do$;

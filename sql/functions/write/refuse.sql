@@ -2,7 +2,8 @@
 -- could hold, or is null as a text, and keep a fault of it.
 --   _event      whose they are
 --   _users, _messages, _data   one element each a notification; they come back without the refused ones, and are null when nobody is left
--- Used by: the generated functions, where one is among them: to hand over what very many are told takes longer than to look.
+-- Used by: the generated functions; by those of tables where one is among them, since to hand over what very many are told takes longer
+-- than to look.
 create or replace function notifier.refuse(_event text, inout _users text[], inout _messages text[], inout _data jsonb[])
 language plpgsql as $$
 declare

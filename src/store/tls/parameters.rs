@@ -9,6 +9,26 @@ use percent_encoding::percent_decode_str;
 /// What is taken out, in the order of [`Parameters`]' fields.
 const OURS: [&str; 6] = ["sslmode", "sslrootcert", "sslcert", "sslkey", "sslnegotiation", "channel_binding"];
 
+/// What tokio-postgres knows beside.
+pub(super) const THEIRS: [&str; 16] = [
+    "application_name",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "load_balance_hosts",
+    "options",
+    "password",
+    "port",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "user",
+];
+
 /// The parameters' values, `None` where they are not given or empty. Of one that is given twice the last holds.
 #[derive(Default)]
 pub(super) struct Parameters {
@@ -27,7 +47,7 @@ impl Parameters {
     /// The pairs are malformed, or name a parameter of TLS that has no force here. Only that name is repeated.
     pub(super) fn take(address: &str) -> Result<(Self, String)> {
         let mut parameters = Self::default();
-        let rest = match ["postgresql://", "postgres://"].iter().any(|scheme| address.starts_with(scheme)) {
+        let rest = match is_url(address) {
             true => parameters.take_from_url(address)?,
             false => parameters.take_from_pairs(address)?,
         };
@@ -49,20 +69,14 @@ impl Parameters {
             *field = Some(value.into_owned()).filter(|value| !value.is_empty());
             return Ok(true);
         }
-        let known = |c: char| c.is_ascii_lowercase() || c == '_';
-        if name.starts_with("ssl") && name.len() < 32 && name.chars().all(known) {
+        if name.starts_with("ssl") && is_word(name) {
             bail!("the database URL: {name} is not supported; of TLS these are: {}", OURS.join(", "));
         }
         Ok(false)
     }
 
     fn take_from_url(&mut self, url: &str) -> Result<String> {
-        // Where tokio-postgres looks for it: behind the first @, since a password may hold a question mark.
-        let after_credentials = url.find('@').unwrap_or(0);
-        let Some(question) = url[after_credentials..].find('?').map(|at| after_credentials + at) else {
-            return Ok(url.to_owned());
-        };
-        let (before, query) = (&url[..question], &url[question + 1..]);
+        let Some((before, query)) = split(url) else { return Ok(url.to_owned()) };
         let mut kept = Vec::new();
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -88,6 +102,31 @@ impl Parameters {
         }
         Ok(rest)
     }
+}
+
+/// The name of a parameter of a URL that nobody knows, if that is why it cannot be read. Nothing that may be part of a password: one
+/// that is not written as it has to be ends with the last @.
+pub(super) fn unknown(address: &str) -> Option<&str> {
+    let (_, query) = split(address).filter(|(_, query)| is_url(address) && !query.contains('@'))?;
+    let mut names = query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    names.find(|name| is_word(name) && !THEIRS.contains(name))
+}
+
+fn is_url(address: &str) -> bool {
+    ["postgresql://", "postgres://"].iter().any(|scheme| address.starts_with(scheme))
+}
+
+/// Whether a text may be a parameter's name, and is no secret.
+fn is_word(name: &str) -> bool {
+    (1..32).contains(&name.len()) && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+}
+
+/// A URL's parameters, and what stands before them. They begin where tokio-postgres looks for them: behind the first @, since a password
+/// may hold a question mark.
+fn split(url: &str) -> Option<(&str, &str)> {
+    let after_credentials = url.find('@').unwrap_or(0);
+    let (_, query) = url[after_credentials..].split_once('?')?;
+    Some((&url[..url.len() - query.len() - 1], query))
 }
 
 /// The value a text begins with, which may stand in quotes and may hold backslashes before what is meant as it is; and what is
@@ -116,7 +155,7 @@ fn unquoted(text: &str) -> Result<(String, &str)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::Parameters;
+    use super::{Parameters, unknown};
 
     #[test]
     fn what_is_of_tls_is_taken_out_of_urls_and_of_pairs() {
@@ -156,6 +195,21 @@ mod tests {
         ] {
             let error = Parameters::take(address).map(|(_, rest)| rest).unwrap_err().to_string();
             assert!(error.contains(name) && !error.contains("geheim"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_is_named_and_no_part_of_a_password() {
+        for (address, name) in [
+            ("postgresql://u@h/d?connect_timeout=1&gssencmode=disable", Some("gssencmode")),
+            ("postgresql://u@h/d?passfile=geheim&host=h", Some("passfile")),
+            ("postgresql://u@h/d?gssencmode", Some("gssencmode")),
+            ("postgresql://u:ge?heim=x@h/d?host=h", None),
+            ("postgresql://u:g@e?heim=x@h/d", None),
+            ("postgresql://u:p@h/d?", None),
+            ("host=h password=ge?heim=x", None),
+        ] {
+            assert_eq!(unknown(address), name, "{address}");
         }
     }
 
