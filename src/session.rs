@@ -299,8 +299,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if !self.wire.is_flushed() {
             return;
         }
-        for news in self.intake.mail().take_news() {
-            self.wire.feed(OpCode::Data(Data::Text), news.as_bytes());
+        if self.greeted {
+            for news in self.intake.mail().take_news() {
+                self.wire.feed(OpCode::Data(Data::Text), news.as_bytes());
+            }
         }
         let mut bytes = 0;
         while self.receipts.room() > 0

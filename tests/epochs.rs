@@ -38,21 +38,25 @@ async fn another_epoch_reaches_open_sockets_and_loses_and_doubles_nothing() {
     database.run("select notifier.new_epoch()").await;
     database.run("select notifier.send('8', 'info', 'after')").await;
     assert_eq!(plain.frame().await["message"], "after");
-    let epoch = "select token from notifier.epoch order by number desc limit 1";
+    let epoch: String = database.one("select token from notifier.epoch order by number desc limit 1").await;
     let mut messages = Vec::new();
-    let cursor = loop {
+    // The first cursor of the new epoch, and whether it came before what was told in it: then it does not hold that.
+    let mut cursor = None;
+    while cursor.is_none() || messages.len() < 2 {
         let frame = keeper.frame().await;
         messages.extend(frame["message"].as_str().map(str::to_owned));
-        if frame["op"] == "beat" && frame["epoch"] == database.one::<String>(epoch).await {
-            break frame["cursor"].as_str().unwrap().to_owned();
+        if cursor.is_none() && frame["op"] == "beat" && frame["epoch"] == epoch.as_str() {
+            cursor = Some((frame["cursor"].as_str().unwrap().to_owned(), messages.len() < 2));
         }
-    };
+    }
+    let (cursor, earlier) = cursor.unwrap();
     assert_eq!(messages, ["before", "after"]);
     plain.nothing_but_a_marker(&database).await;
     let stale = Socket::open_at(service.address, "8", keeper.hello["cursor"].as_str()).await;
     assert_eq!(stale.hello["resume"], "gap");
-    let fresh = Socket::open_at(service.address, "8", Some(&cursor)).await;
+    let mut fresh = Socket::open_at(service.address, "8", Some(&cursor)).await;
     assert_eq!(fresh.hello["resume"], "ok");
+    while earlier && fresh.frame().await["message"] != "after" {}
     assert_eq!(
         database.one::<i64>("select count(*) from notifier.epoch where reason like 'new_epoch() by %'").await,
         1
@@ -148,6 +152,36 @@ async fn a_row_that_is_committed_while_a_restored_database_is_put_right_is_told(
     socket.nothing_but_a_marker(&database).await;
     let reason: String = database.one("select reason from notifier.epoch order by number desc limit 1").await;
     assert_eq!(reason, "restored into another database");
+}
+
+/// What was written here since is told from what was copied by the version of our own state: whoever writes to that begins the epoch first.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_first_to_a_restored_database_keeps_its_new_rows_apart() {
+    let database = Database::new().await;
+    let superuser = database.superuser().await;
+    for copy in [
+        "notifier.epoch set system_identifier = 1",
+        "notifier.epoch set database = 1",
+        "notifier.progress set position = '5000000000:5000000000:'",
+    ] {
+        for first in ["become_relay", "sweep", "work"] {
+            let restored = format!(
+                "begin;
+                 truncate notifier.notification;
+                 insert into notifier.notification (slot, xid, user_id, event, level, message, data, created_at)
+                 values (notifier.slot(now()), (pg_current_xact_id()::text::bigint + 5000000)::text::xid8, '8', 'e', 'info', 'copied', '{{}}', now());
+                 update notifier.progress set swept_at = '2000-01-01';
+                 update {copy};
+                 commit"
+            );
+            superuser.batch_execute(&restored).await.unwrap();
+            database.run("select notifier.send('8', 'info', 'written here')").await;
+            database.rows(&format!("select notifier.{first}()")).await;
+            database.rows("select notifier.identify('')").await;
+            let older = "select string_agg(message, ', ') from notifier.notification where xid = '3'";
+            assert_eq!(database.one::<String>(older).await, "copied", "{first}, {copy}");
+        }
+    }
 }
 
 /// An instance that was away while several epochs began goes on from the oldest of them.

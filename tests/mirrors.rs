@@ -102,6 +102,33 @@ async fn what_is_no_wish_to_mark_is_answered_in_words() {
     assert_eq!(database.one::<i64>("select count(*) from notifier.notification where read_at is not null").await, 0);
 }
 
+/// What is read while a socket opens is told to it as well, and behind its hello.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_is_greeted_before_it_is_told_what_was_read() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    database.run("select notifier.send('8', 'info', 'n')").await;
+    let mut open = Socket::open_at(service.address, "8", None).await;
+    let id = open.frame().await["id"].clone();
+    // What a socket asks first waits for this, and the count of what is unread does not.
+    let holder = database.superuser().await;
+    holder.batch_execute("begin; lock table notifier.revocation").await.unwrap();
+    let keeps = [("sec-websocket-protocol", "notifier.v1")];
+    let mut opening = Socket::connect_with(service.address, "8", "", &keeps).await;
+    eventually("it asks", async || {
+        let waiting =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+                       and query like '%notifier.opened(%' and pid <> pg_backend_pid()";
+        database.one::<i64>(waiting).await == 1
+    })
+    .await;
+    assert_eq!(Inbox::of(&service, "8").read(json!({"ids": [id]})).await, 0);
+    assert_eq!(told(&mut open, "read").await["unread"], 0);
+    holder.batch_execute("commit").await.unwrap();
+    assert_eq!(opening.frame().await["connected"], true);
+    assert_eq!(told(&mut opening, "read").await["unread"], 0);
+}
+
 /// What was read while LISTEN was lost nobody heard: the count comes again.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_lost_listen_the_count_comes_again() {

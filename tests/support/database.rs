@@ -81,9 +81,11 @@ pub struct Database {
 }
 
 impl Database {
-    /// With the parking application and its ten events.
+    /// With the parking application and its ten events. It is no copy any more: its epoch has begun.
     pub async fn new() -> Self {
-        Self::copy_of(TEMPLATE).await
+        let database = Self::copy_of(TEMPLATE).await;
+        database.rows("select notifier.identify('')").await;
+        database
     }
 
     /// With nothing in it.

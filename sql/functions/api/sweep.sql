@@ -48,6 +48,7 @@ begin
     return next 'nothing done: another session sweeps';
     return;
   end if;
+  perform notifier.identify('');   -- before this writes to what the copy wrote last, if this is one
   select p.* into _progress from notifier.progress p;
   if _progress.swept_at > _now - interval '1 minute' and _progress.swept_at <= _now then
     return next 'nothing done: the last sweep was less than a minute ago, and readers have that long to see what came late';

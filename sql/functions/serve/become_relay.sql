@@ -11,6 +11,7 @@ begin
   if not pg_try_advisory_lock(7809647138214477427) then
     return null;
   end if;
+  perform notifier.identify('');   -- before this writes to what the copy wrote last, if this is one
   update notifier.progress p set generation = p.generation + 1 returning p.generation into _generation;
   return _generation;
 end

@@ -2,7 +2,8 @@
 -- the server was restarted, recovered from a crash or was promoted, or these tables were restored into another database.
 --   _known    the epochs that the asking instance has been in, with commas between
 --   returns   one row: the present epoch's token, and the position up to which it is the same history as the last known one
--- Used by: the listener (src/listener.rs), each time it connects, before it listens.
+-- Used by: the listener (src/listener.rs), each time it connects, before it listens; notifier.become_relay and notifier.sweep, before
+-- they write to notifier.progress: its version tells a row that was copied with it from one that was written here since.
 create or replace function notifier.identify(_known text) returns table (epoch text, "position" text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
