@@ -131,6 +131,7 @@ impl Listener {
         let mut look = Some(self.look(GATHER_LIMIT));
         let mut gather = GATHER_LIMIT;
         let mut looked_at = Instant::now();
+        let mut why_not = String::new();
         // A beat of its own, sent through another connection, proves that LISTEN works.
         let mut beat = Some(self.beat(&me));
         let mut asked = true;
@@ -195,6 +196,7 @@ impl Listener {
                                 wanted = true;
                             }
                             (looked_at, gather) = (Instant::now(), GATHER_LIMIT);
+                            why_not.clear();
                             if garbled == Garbled::Asked {
                                 garbled = Garbled::No;
                             }
@@ -210,6 +212,7 @@ impl Listener {
                         // The position has not moved: the next look reads the same again.
                         Err(error) => {
                             warn!(error = format!("{error:#}"), "reading the stream failed");
+                            why_not = format!(", lastly since: {error:#}");
                             if garbled == Garbled::Asked {
                                 garbled = Garbled::Yes;
                             }
@@ -237,7 +240,7 @@ impl Listener {
                 }
             }
             if tick && looked_at.elapsed() > LOOK_LIMIT {
-                let why = format!("the database has not answered a read for {} s", looked_at.elapsed().as_secs());
+                let why = format!("no read has ended well for {} s{why_not}", looked_at.elapsed().as_secs());
                 self.tell(Readiness::NotReady(why));
             }
             if tick && !proved && heard.elapsed() > PROOF_LIMIT {

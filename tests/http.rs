@@ -141,4 +141,13 @@ async fn readiness_follows_the_database() {
     assert_eq!(service.get("/healthz").await.unwrap().status(), 200);
     database.come_back().await;
     eventually("ready again", || service.is_ready()).await;
+    database.superuser().await.batch_execute("drop schema notifier cascade").await.unwrap();
+    eventually("not ready without its tables, and says so", || async {
+        let answer = service.get("/readyz").await.unwrap();
+        let ready = answer.status() == 200;
+        let why = answer.text().await.unwrap();
+        assert!(ready || why.contains("does not exist"), "{why}");
+        !ready
+    })
+    .await;
 }
