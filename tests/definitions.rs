@@ -1,6 +1,6 @@
 //! What a DBA does with SQL alone: define, replace and drop.
 
-use crate::support::{Database, Service, Socket};
+use crate::support::{Database, Service, Socket, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_of_the_same_name_replaces_and_the_same_one_changes_nothing() {
@@ -237,4 +237,98 @@ async fn definitions_on_several_tables_tell_of_one_event() {
     assert_eq!(database.one::<String>(event).await, "parking.changed.booking");
     database.run("select notifier.restore_event('parking.changed.booking', 1)").await;
     assert_eq!(database.one::<String>(event).await, "parking.changed");
+}
+
+/// Its functions are generated from what is seen: what others defined while it waited would be left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_defined_by_a_transaction_that_does_not_see_what_others_define() {
+    let database = Database::new().await;
+    for level in ["repeatable read", "serializable"] {
+        for change in [
+            "notifier.define_event('payment.a', 'public.payment', 'insert', 'info', 'a', 'select user_id from new')",
+            "notifier.define_timer('booking.a', 'public.booking', 'end_time', 'info', 'a', 'select user_id from due')",
+            "notifier.pause_event('payment.verified')",
+            "notifier.resume_event('payment.verified')",
+            "notifier.drop_event('payment.verified')",
+            "notifier.regenerate()",
+            "notifier.count_faults()",
+        ] {
+            let begin = format!("begin isolation level {level}; select {change}");
+            let error = database.owner.batch_execute(&begin).await.unwrap_err();
+            assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("25001"), "{change}: {error:?}");
+            database.run("rollback").await;
+        }
+    }
+    // As a DBA may have set it for the application.
+    let set = format!("alter database {} set default_transaction_isolation = 'serializable'", database.name);
+    database.superuser().await.batch_execute(&set).await.unwrap();
+    parkmate_notifier::store::Store::new(&database.url().parse().unwrap(), 2)
+        .unwrap()
+        .migrate()
+        .await
+        .expect("migrate");
+}
+
+/// While one partition is written to for long, writers of the others go on between two tries.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_waits_for_a_partition_lets_the_others_be_written() {
+    let database = Database::new().await;
+    database
+        .run(
+            "create table part (id int, user_id int) partition by list (id);
+             create table part_1 partition of part for values in (1); create table part_2 partition of part for values in (2)",
+        )
+        .await;
+    let (holder, writer, owner) = (database.superuser().await, database.superuser().await, database.anew().await);
+    holder.batch_execute("begin; insert into part_1 values (1, 8)").await.unwrap();
+    let define = tokio::spawn(async move {
+        let define = "select notifier.define_event('part.made', 'public.part', 'insert', 'info', 'x', 'select user_id from new')";
+        owner.owner.batch_execute(define).await.map_err(|error| error.code().unwrap().code().to_owned())
+    });
+    let waits = "select exists (select from pg_locks where not granted and relation = 'part_1'::regclass)";
+    eventually("it waits for one partition", async || define.is_finished() || database.one::<bool>(waits).await).await;
+    let tries = "select exists (select from pg_stat_activity where datname = current_database() and state = 'active'
+                                and query like '%part.made%' and pid <> pg_backend_pid())";
+    let mut written = 0;
+    while !define.is_finished() {
+        writer.batch_execute("insert into part values (2, 8)").await.unwrap();
+        written += i32::from(database.one::<bool>(tries).await);
+    }
+    assert_eq!(define.await.unwrap(), Err("55P03".to_owned()));
+    assert!(written > 2, "they waited until it gave up");
+    holder.batch_execute("rollback").await.unwrap();
+    let triggers =
+        "select count(*) from pg_trigger where tgrelid::regclass::text like 'part%' and tgname like 'notifier%'";
+    assert_eq!(database.one::<i64>(triggers).await, 0, "all or none");
+    database.run("select notifier.define_event('part.made', 'public.part', 'insert', 'info', 'x', 'select user_id from new')").await;
+    assert_eq!(database.one::<i64>(triggers).await, 3);
+}
+
+/// The keys of another table may be of another type.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_that_moves_to_another_table_leaves_nothing_behind() {
+    let database = Database::new().await;
+    database
+        .run(
+            "create table named (id text primary key, user_id int, at timestamptz);
+             create table numbered (id int primary key, user_id int, at timestamptz)",
+        )
+        .await;
+    let define = |table: &str| {
+        format!("select notifier.define_timer('x.due', 'public.{table}', 'at', 'info', 'x', 'select user_id from due')")
+    };
+    database.run(&define("named")).await;
+    database.run("insert into named values ('a', 8, now() + interval '1 hour')").await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.timer where event = 'x.due'").await, 1);
+    database.run("select notifier.pause_event('x.due')").await;
+    database.run(&define("numbered")).await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.timer where event = 'x.due'").await, 0);
+    database.run("insert into numbered values (1, 8, now())").await;
+    database.run("select notifier.resume_event('x.due')").await;
+    eventually("it is told of what is there", async || {
+        database.rows("select notifier.work()").await;
+        database.one::<i64>("select count(*) from notifier.notification where event = 'x.due'").await == 1
+    })
+    .await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
 }

@@ -184,6 +184,75 @@ async fn whoever_comes_first_to_a_restored_database_keeps_its_new_rows_apart() {
     }
 }
 
+/// A dump holds unlogged tables as well: after its restore the incarnation says what it said, and ids come back all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_into_the_same_database_begins_an_epoch() {
+    let database = Database::new().await;
+    let because = "select coalesce(notifier.begun_because(), 'none')";
+    assert_eq!(database.one::<String>(because).await, "none");
+    // As `pg_restore --clean` does.
+    database
+        .run(
+            "create temp table dumped as table notifier.incarnation; truncate notifier.incarnation;
+             insert into notifier.incarnation table dumped",
+        )
+        .await;
+    assert_eq!(database.one::<String>(because).await, "restored");
+    database.rows("select notifier.identify('')").await;
+    // In a savepoint as well, as `work()` does it.
+    database
+        .run(
+            "update notifier.incarnation set written_by = 1;
+             do $$ begin perform notifier.identify(''); exception when others then raise; end $$",
+        )
+        .await;
+    assert_eq!(database.one::<String>(because).await, "none");
+    let reasons = "select string_agg(reason, ', ' order by number desc) from (select * from notifier.epoch order by number desc limit 2) e";
+    assert_eq!(database.one::<String>(reasons).await, "restored, restored");
+}
+
+/// Logical replication brings rows and no sequences: a number that came twice would fail the application's write.
+#[tokio::test(flavor = "multi_thread")]
+async fn sequences_that_are_behind_their_tables_are_put_right_by_an_epoch() {
+    let database = Database::new().await;
+    let later = "select notifier.send('8', 'info', 'x', send_at => now() + interval '1 hour')";
+    let arm = "insert into booking (user_id, slot_id, end_time) values (8, 11, now() + interval '1 day')";
+    database.run(later).await;
+    database.write(arm).await;
+    database.run("select notifier.send('8', 'info', 'x'); select notifier.revoke_user('9')").await;
+    database
+        .run(
+            "select setval(s, 1, false) from unnest(array['notifier.notification_id', 'notifier.timer_id_seq',
+                 'notifier.scheduled_id_seq', 'notifier.revocation_id_seq']) s;
+             update notifier.epoch set database = 1;
+             select * from notifier.new_epoch()",
+        )
+        .await;
+    database.run(later).await;
+    database.write(arm).await;
+    database.run("select notifier.send('8', 'info', 'x'); select notifier.revoke_user('9')").await;
+    let spilled = "select count(*) from notifier.spill";
+    assert_eq!(database.one::<i64>(spilled).await, 0);
+}
+
+/// A clone tells nobody what its origin has told, or was about to.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_to_be_sent_before_a_new_epoch_is_not_sent_in_it() {
+    let database = Database::new().await;
+    database
+        .run(
+            "select notifier.send('8', 'info', 'past', send_at => now() + interval '1 hour');
+             select notifier.send('8', 'info', 'to come', send_at => now() + interval '2 hours');
+             update notifier.scheduled set send_at = now() - interval '1 minute' where message = 'past'",
+        )
+        .await;
+    let said: String = database.one("select string_agg(l, E'\n') from notifier.new_epoch() l").await;
+    assert!(said.contains("1 notifications that were to be sent by now are dropped"), "{said}");
+    database.rows("select notifier.work() from generate_series(1, 3)").await;
+    assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, 0);
+    assert_eq!(database.one::<String>("select message from notifier.scheduled").await, "to come");
+}
+
 /// An instance that was away while several epochs began goes on from the oldest of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_epoch_is_skipped_by_an_instance_that_was_away() {
@@ -206,7 +275,13 @@ async fn no_epoch_is_skipped_by_an_instance_that_was_away() {
     let noted = "select position::text from notifier.progress";
     database.run(&format!("select notifier.note_position('{newest}', '900:900:')")).await;
     assert_eq!(database.one::<String>(noted).await, "800:800:");
-    database.run("update notifier.incarnation set started_at = pg_postmaster_start_time()").await;
+    // As it was: the row's version is of the transaction that it names.
+    database
+        .run(
+            "update notifier.incarnation set started_at = pg_postmaster_start_time();
+             update notifier.incarnation set written_by = xmin::text::bigint",
+        )
+        .await;
     // Noted in one epoch, nothing holds in the next; and nothing moves back.
     database.run(&format!("select notifier.note_position('{known}', '900:900:')")).await;
     assert_eq!(database.one::<String>(noted).await, "800:800:");

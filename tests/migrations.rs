@@ -94,7 +94,10 @@ async fn a_database_of_the_first_version_is_brought_to_this_one() {
     };
     let (migrated, ()) = tokio::join!(store_of_old.migrate(), leave);
     let applied = migrated.expect("migrate").applied;
-    assert_eq!(applied, ["V2__delivery", "V3__relay", "V4__definitions", "V5__credentials", "V6__cost", "V7__bulk"]);
+    assert_eq!(
+        applied,
+        ["V2__delivery", "V3__relay", "V4__definitions", "V5__credentials", "V6__cost", "V7__bulk", "V8__incarnation"]
+    );
     store(&old.url()).check_schema().await.unwrap();
     assert_eq!(old.one::<i64>("select count(*) from notifier.epoch").await, 1);
 }

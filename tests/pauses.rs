@@ -142,6 +142,21 @@ async fn an_event_that_does_nothing_but_fail_is_paused_and_its_faults_are_counte
 
 /// Messages name values, and there is no end to those.
 /// To count is to walk the newest 100,000 notifications, and the service looks for work many times a second.
+/// Whoever holds a lock lets it go some time, and the event is as good as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_what_a_query_reads_pauses_nothing() {
+    let database = Database::new().await;
+    database
+        .run(
+            "insert into notifier.fault_record (event, sqlstate, message)
+             select 'payment.verified', '55P03', 'canceling statement due to lock timeout' from generate_series(1, 1500)",
+        )
+        .await;
+    assert!(database.one::<bool>("select notifier.count_faults()").await);
+    assert_eq!(database.one::<i64>("select sum(count)::bigint from notifier.fault").await, 1_500);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.event where paused").await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_counted_where_nothing_failed() {
     let database = Database::new().await;

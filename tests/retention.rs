@@ -379,3 +379,16 @@ async fn a_held_transaction_an_open_select_and_retention_cost_neither_reads_nor_
     sweep_until_nothing_old_is_left(&database).await;
     socket.nothing_but_a_marker(&database).await;
 }
+
+/// A clock that was a year ahead, once: nothing waits for that year.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_was_noted_for_a_time_to_come_stops_none() {
+    let database = Database::new().await;
+    database.run(OLD).await;
+    database
+        .run("select notifier.old('16 days', 10); update notifier.progress set swept_at = now() + interval '1 year'")
+        .await;
+    assert!(database.one::<f64>("select notifier.next_work()").await <= 600.0);
+    while database.one::<f64>("select notifier.work()").await == 0.0 {}
+    assert!(database.one::<bool>("select swept_at <= now() from notifier.progress").await);
+}

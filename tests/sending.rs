@@ -86,3 +86,24 @@ async fn a_lock_on_what_is_sent_later_holds_up_nobody_who_takes_back() {
     assert_eq!(database.one::<i64>("select count(*) from notifier.scheduled").await, 0);
     assert_eq!(database.one::<i64>("select count(*) from notifier.notification where message = 'at once'").await, 1);
 }
+
+/// It was put aside under a lock, another instance moves it just now, and it is taken back: then it stays where it is until that is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_aside_and_is_taken_back_is_not_told() {
+    let database = Database::new().await;
+    let (holder, mover) = (database.superuser().await, database.superuser().await);
+    holder.batch_execute("begin; lock table notifier.scheduled in share mode").await.unwrap();
+    database.run("select notifier.send('8', 'info', 'x', send_at => now() + interval '1 hour', key => 'k')").await;
+    holder.batch_execute("rollback").await.unwrap();
+    mover.batch_execute("begin; select from notifier.spill for update").await.unwrap();
+    database.run("select notifier.cancel_send('k')").await;
+    database.rows("select notifier.work() from generate_series(1, 3)").await;
+    mover
+        .batch_execute("rollback; update notifier.spill set record = jsonb_set(record, '{send_at}', to_jsonb(now()))")
+        .await
+        .unwrap();
+    while database.one::<f64>("select notifier.work()").await == 0.0 {}
+    let left = "select (select count(*) from notifier.notification) + (select count(*) from notifier.scheduled)
+                + (select count(*) from notifier.spill)";
+    assert_eq!(database.one::<i64>(left).await, 0);
+}

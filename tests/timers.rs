@@ -373,3 +373,44 @@ async fn a_timer_that_faults_in_two_transactions_stops_no_work() {
     assert_eq!(database.one::<i64>("select count(*) from notifier.spill").await, 0);
     assert_eq!(database.one::<i64>("select count(*) from notifier.backfill where event = 'booking.odd'").await, 1);
 }
+
+/// `until` put off before or after it was past, and `due` moved to a time that never comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_follows_an_until_that_is_put_off_and_a_due_that_is_none() {
+    let database = Database::new().await;
+    database
+        .run(
+            "create table reminder (id int primary key, user_id int, at timestamptz, until timestamptz, note text);
+             select notifier.define_timer('reminder.due', 'public.reminder', 'at', 'info', 'REMINDER {id}',
+               'select user_id, id from due', until => 'until')",
+        )
+        .await;
+    let work = async || {
+        while database.one::<f64>("select notifier.work()").await == 0.0 {}
+    };
+    let told = "select coalesce(string_agg(message, ', ' order by id), '') from notifier.notification where event = 'reminder.due'";
+    work().await;
+    // One of no use any more when it was written, and put off before its time; one that is switched off; one that is told.
+    database
+        .run(
+            "insert into reminder values (1, 8, now() + interval '1 hour', now() - interval '1 hour');
+             update reminder set until = now() + interval '2 hours' where id = 1;
+             insert into reminder values (2, 8, now() - interval '1 second', now() + interval '1 hour');
+             update reminder set at = '-infinity' where id = 2;
+             insert into reminder values (3, 8, now() - interval '1 second', now() + interval '1 hour')",
+        )
+        .await;
+    let armed = "select count(*) from notifier.timer where event = 'reminder.due' and key = '[\"1\"]'";
+    assert_eq!(database.one::<i64>(armed).await, 1);
+    work().await;
+    assert_eq!(database.one::<String>(told).await, "REMINDER 3");
+
+    // It was told, and is not again, however long it is put off and touched.
+    database.run("update reminder set until = now() + interval '30 days' where id = 3").await;
+    work().await;
+    let remembered = "select until > now() + interval '29 days' from notifier.fired where event = 'reminder.due'";
+    assert!(database.one::<bool>(remembered).await);
+    database.run("update reminder set note = 'touched' where id = 3").await;
+    work().await;
+    assert_eq!(database.one::<String>(told).await, "REMINDER 3");
+}

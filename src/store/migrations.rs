@@ -77,6 +77,8 @@ async fn apply(client: &mut Client) -> Result<Migrated> {
         bail!("the database is encoded in {encoding}; notifications are JSON and need UTF8");
     }
 
+    // What is committed while a statement waits has to be seen, whatever the database's default is.
+    client.batch_execute("set default_transaction_isolation = 'read committed'").await?;
     // refinery takes no lock: of four starters at once all but one would fail. This one goes with the session.
     client.batch_execute("select pg_advisory_lock(7809647138214477425)").await?;
     if let Some(version) = version(client).await? {

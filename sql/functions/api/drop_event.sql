@@ -2,7 +2,7 @@
 -- event left it does nothing.
 --   name      of the event or timer
 --   returns   what was done, and where the trigger has no more work the line that removes it
---   raises    42704 when there is no such event
+--   raises    42704 when there is no such event, 25001 above read committed
 -- Used by: DBAs.
 create or replace function notifier.drop_event(name text) returns setof text
 language plpgsql security definer
@@ -11,7 +11,7 @@ declare
   _d         notifier.definition;
   _operation text;
 begin
-  perform pg_advisory_xact_lock(7809647138214477428);
+  perform notifier.lock_definitions();
   _d := notifier.existing(drop_event.name);
   delete from notifier.definition d where d.name = _d.name;
   insert into notifier.event_history (name, version, definition) values (_d.name, _d.version, to_jsonb(_d));

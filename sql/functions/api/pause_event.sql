@@ -2,7 +2,7 @@
 --   name      of the event or timer
 --   because   for whoever finds it paused: shown by notifier.event and notifier.check
 --   returns   what was done
---   raises    42704 when there is no such event
+--   raises    42704 when there is no such event, 25001 above read committed
 -- Used by: DBAs.
 create or replace function notifier.pause_event(name text, because text default 'by hand') returns setof text
 language plpgsql security definer
@@ -10,7 +10,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   _d notifier.definition;
 begin
-  perform pg_advisory_xact_lock(7809647138214477428);
+  perform notifier.lock_definitions();
   _d := notifier.existing(pause_event.name);
   if _d.paused_at is not null then
     return next format('%s was paused already, %s: %s', _d.name, to_char(_d.paused_at, 'YYYY-MM-DD HH24:MI'), _d.paused_because);

@@ -2,7 +2,7 @@
 -- again: what came due meanwhile is told if it is still of use.
 --   name      of the event or timer
 --   returns   what was done
---   raises    42704 when there is no such event
+--   raises    42704 when there is no such event, 25001 above read committed
 -- Used by: DBAs.
 create or replace function notifier.resume_event(name text) returns setof text
 language plpgsql security definer
@@ -10,7 +10,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   _d notifier.definition;
 begin
-  perform pg_advisory_xact_lock(7809647138214477428);
+  perform notifier.lock_definitions();
   _d := notifier.existing(resume_event.name);
   if _d.paused_at is null then
     return next format('%s was not paused', _d.name);

@@ -9,7 +9,8 @@ language sql stable as $$
            case f.sqlstate when 'NTF01' then 'slow' else 'failed' end,   -- see notifier.write_function
            sum(f.count), date_trunc('second', min(f.first_seen)), date_trunc('second', max(f.last_seen)),
            (array_agg(f.message order by f.last_seen desc))[1], f.sqlstate),
-         case when d.name is null then 'It is tried again every ten minutes; by hand: select notifier.sweep();'
+         case when f.event = 'notifier.sweep' then 'It is tried again every ten minutes; by hand: select notifier.sweep();'
+              when d.name is null then 'It is tried again by itself; by hand: select notifier.work();'
               when f.sqlstate = '55P03' then 'Somebody held a lock on a table that its query reads when this was written: what it would have told was not. '
                 || 'See who does, and let them hold it shorter.'
               else 'Correct the query, or what it reads. Faults from before the event was defined as it is now are not listed.' end
@@ -17,6 +18,6 @@ language sql stable as $$
   left join notifier.definition d on d.name = f.event
   where f.last_seen > now() - interval '24 hours'
     -- What the service does for nobody's event fails under a name of ours. Those of events that were dropped are over.
-    and coalesce(f.last_seen > d.defined_at, f.event = 'notifier.sweep')
+    and coalesce(f.last_seen > d.defined_at, f.event in ('notifier.sweep', 'notifier.forget', 'notifier.count_faults'))
   group by f.event, f.sqlstate, d.name
 $$;

@@ -1,7 +1,7 @@
 -- notifier.define: check a definition, keep it, generate its functions and install its triggers: all or nothing.
 --   _d        the definition; columns, version and defined_* are filled in here
 --   returns   what was done, a line each
---   raises    what the checks, notifier.probe, notifier.message_expression and notifier.install_trigger raise
+--   raises    25001 above read committed; what the checks, notifier.probe, notifier.message_expression and notifier.install_trigger raise
 -- Used by: notifier.define_event, notifier.define_timer.
 create or replace function notifier.define(_d notifier.definition) returns setof text
 language plpgsql as $$
@@ -11,8 +11,7 @@ declare
   _operation text;
   _changed   boolean;
 begin
-  -- One definition at a time: two on one table would meet as "tuple concurrently updated".
-  perform pg_advisory_xact_lock(7809647138214477428);
+  perform notifier.lock_definitions();
   perform notifier.adopt();
 
   perform notifier.verify_words(_d);
@@ -54,6 +53,10 @@ begin
     insert into notifier.event_history (name, version, definition) values (_before.name, _before.version, to_jsonb(_before));
     delete from notifier.definition d where d.name = _d.name;
     insert into notifier.definition select (_d).*;
+    if (_d.kind, _d.source) is distinct from (_before.kind, _before.source) then   -- another table may have other keys
+      delete from notifier.timer t where t.event = _d.name;
+      delete from notifier.backfill b where b.event = _d.name;
+    end if;
     -- What it no longer listens to forgets it.
     perform notifier.write_function(_before.source, o.operation)
     from unnest(string_to_array(_before.operation, ' or ')) as o(operation);
@@ -76,9 +79,6 @@ begin
     if _changed then
       return next notifier.arm_existing(_d.name);
     end if;
-  elsif _before.kind = 'timer' then
-    delete from notifier.timer t where t.event = _d.name;
-    delete from notifier.backfill b where b.event = _d.name;
   end if;
 
   return query select 'warning: ' || w from notifier.warnings(_d) w;

@@ -5,7 +5,7 @@ create or replace function notifier.regenerate() returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 begin
-  perform pg_advisory_xact_lock(7809647138214477428);
+  perform notifier.lock_definitions();
   perform notifier.adopt();
   perform notifier.write_function(g.source, g.operation)
   from (

@@ -63,10 +63,13 @@ begin
         select p.due, p.until, array_agg(p.key) as keys
         from (select %3$s as key, (%6$s) as due, coalesce((%7$s), 'infinity') as until from %2$s s
               where (%4$s) in (select %5$s from unnest(notifier._keys) as k(key))) p
-        where p.due <= notifier._now and p.until > notifier._now
+        where p.due <= notifier._now and isfinite(p.due) and p.until > notifier._now
         group by p.due, p.until
         order by p.due
       loop
+        -- What was told and was put off since is remembered for as long as it might be told again.
+        update notifier.fired f set until = notifier._set.until
+        where f.event = %1$L and f.key = any (notifier._set.keys) and f.due_at = notifier._set.due and f.until < notifier._set.until;
         with qualified as (
           select k.key
           from unnest(notifier._set.keys) as k(key)
@@ -102,7 +105,7 @@ begin
       from (select %3$s as key, (%6$s) as due, coalesce((%7$s), 'infinity') as until from %2$s s
             where (%4$s) in (select %5$s from unnest(notifier._keys) as k(key))) p
       where t.id = any (notifier._ids[notifier._next : notifier._next + notifier._size - 1]) and t.key = p.key
-        and p.due <= notifier._now and p.until > notifier._now
+        and p.due <= notifier._now and isfinite(p.due) and p.until > notifier._now
         and (t.barrier is null or t.barrier >= notifier._horizon)
         and not exists (select from notifier.fired f where f.event = %1$L and f.key = p.key and f.due_at = p.due);
 

@@ -57,8 +57,8 @@ begin
       end if;
 $part$, _whole, notifier.told_rows(_single, _d), notifier.told_select(_tables, _into, _d), notifier.told_select(_tables, '', _d));
     else
-      -- A timer is armed by a write that makes or moves its due time, and by any write between `due` and `until`: the row
-      -- may begin to qualify only now.
+      -- A timer is armed by a write that makes or moves its due time, by one that puts off an `until` that was past, and by any
+      -- write between `due` and `until`: the row may begin to qualify only now.
       _tables := case write_function._operation
         when 'insert' then format($timer$
       select s.key, s.due
@@ -68,10 +68,10 @@ $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until)
         else format($timer$
       select s.key, s.due
       from (select %1$s as key, (%2$s) as due, (%3$s) as until, row_number() over () as "position" from new s) s
-      join (select %1$s as key, (%2$s) as due, row_number() over () as "position" from old s) was
+      join (select %1$s as key, (%2$s) as due, (%3$s) as until, row_number() over () as "position" from old s) was
         on s."position" = was."position"
       where isfinite(s.due) and coalesce(s.until, 'infinity') > clock_timestamp()
-        and (s.due <= clock_timestamp() or (s.due, s.key) is distinct from (was.due, was.key))
+        and (s.due <= clock_timestamp() or (s.due, s.key) is distinct from (was.due, was.key) or was.until <= clock_timestamp())
 $timer$, notifier.key_text(_d.source, 'array'), _d.due, _d.until) end;
       _matches := _matches || format('exists (%s)', _tables);
       _matches1 := _matches1 || format('exists (%s)', _tables);

@@ -10,7 +10,9 @@ declare
     select row(0, '', s.system_identifier, d.oid, '4:4:', now(), '')::notifier.epoch
     from pg_control_system() s, pg_catalog.pg_database d where d.datname = current_database());
   _before notifier.epoch := (select e from notifier.epoch e order by e.number desc limit 1);
-  _number integer;
+  _number   integer;
+  _table    text;
+  _sequence text;
   _now    constant bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
   -- What wrote our own state last, before this does: the copy, where there was one. (xmin has 32 bits.)
   _copied constant bigint := (select _now - (_now - p.xmin::text::bigint) % 4294967296 from notifier.progress p);
@@ -22,6 +24,7 @@ begin
   delete from notifier.incarnation;
   insert into notifier.incarnation (epoch, timeline, started_at)
   values (_number, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_postmaster_start_time());
+  update notifier.incarnation set written_by = xmin::text::bigint;
   -- An id that was told and then lost in a crash must not be another's soon.
   perform setval('notifier.notification_id', nextval('notifier.notification_id') + 1000000);
 
@@ -43,6 +46,14 @@ begin
       and not (n.xid::text::numeric > _copied
                and n.xid::text::numeric < (select pg_snapshot_xmax(pg_current_snapshot())::text::numeric)
                and _now - (_now - n.xmin::text::bigint) % 4294967296 >= n.xid::text::numeric);
+    -- Logical replication brings rows and no sequences.
+    for _table, _sequence in values
+      ('notification', 'notification_id'), ('timer', 'timer_id_seq'), ('scheduled', 'scheduled_id_seq'), ('spill', 'spill_id_seq'),
+      ('fault_record', 'fault_record_id_seq'), ('revocation', 'revocation_id_seq')
+    loop
+      execute format('select setval(''notifier.%2$s'', m.id) from (select max(t.id) as id from notifier.%1$s t) m
+        where m.id >= (select s.last_value from notifier.%2$s s)', _table, _sequence);
+    end loop;
     -- A revocation holds here as it did there. As one of now it is told to all instances, to whom those positions say nothing.
     -- What somebody holds is about to be forgotten: there is a later one.
     update notifier.revocation r set xid = pg_current_xact_id()

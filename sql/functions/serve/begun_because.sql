@@ -11,6 +11,7 @@ begin
       then 'restored into another database'
     when pg_snapshot_xmax(p.position) > pg_snapshot_xmax(pg_current_snapshot()) then 'transaction ids went back'
     when i.epoch is null then 'recovered from a crash, promoted or restored'
+    when i.written_by <> i.xmin::text::bigint then 'restored'
     when i.timeline <> left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) then 'another timeline'
     when i.started_at <> pg_postmaster_start_time() then 'the server was restarted'
   end

@@ -1,5 +1,6 @@
 -- notifier.count_faults: count the oldest rows of notifier.fault_record into notifier.fault_total, and pause what only does harm:
--- an event that failed 1,000 times and told nobody in between, and one that is slow all the time because it scans a large table.
+-- an event that failed 1,000 times and told nobody in between, and one that is slow all the time because it scans a large table. A lock
+-- that somebody holds on what it reads (55P03) is no failure of its own, and is over when that is.
 --   returns   false when somebody defines events just now, who may take minutes: nothing was done then
 -- Used by: notifier.work, when there are 1,000 rows, or one has waited for a minute.
 create or replace function notifier.count_faults() returns boolean
@@ -17,7 +18,7 @@ declare
   _since   timestamptz;
   _d       notifier.definition;
 begin
-  if not pg_try_advisory_xact_lock(7809647138214477428) then
+  if not notifier.lock_definitions(_wait => false) then
     return false;
   end if;
 
@@ -68,13 +69,13 @@ begin
     _since := greatest(coalesce(_failing.since, '-infinity'), _d.defined_at, (_told ->> _d.event)::timestamptz, _walked);
     insert into notifier.failing as f (event, since, faults)
     select _d.name, _since, count(*) + case when _since = _failing.since then _failing.faults else 0 end
-    from unnest(_taken) t where t.event = _d.name and t.sqlstate <> 'NTF01' and t.recorded_at > _since
+    from unnest(_taken) t where t.event = _d.name and t.sqlstate not in ('NTF01', '55P03') and t.recorded_at > _since
     on conflict (event) do update set since = excluded.since, faults = excluded.faults
     returning f.* into _failing;
 
     if _failing.faults >= 1000 then
       perform notifier.pause(_d, 'notifier', format('it failed %s times and told nobody in between, last with: %s', _failing.faults,
-        (select t.message from unnest(_taken) t where t.event = _d.name and t.sqlstate <> 'NTF01' order by t.id desc limit 1)));
+        (select t.message from unnest(_taken) t where t.event = _d.name and t.sqlstate not in ('NTF01', '55P03') order by t.id desc limit 1)));
     elsif (select count(*) from unnest(_taken) t where t.event = _d.name and t.sqlstate = 'NTF01') >= 500 then
       -- An overloaded server makes everything slow, and is no reason to tell nobody.
       _scan := (select string_agg(s, '; ') from notifier.scans(_d) s);

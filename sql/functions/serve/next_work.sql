@@ -24,7 +24,7 @@ begin
       select greatest(b.not_before, clock_timestamp()) from notifier.backfill b
       where b.pass < 3 or pg_snapshot_xmin(pg_current_snapshot()) > b.barrier
       union all
-      select greatest(p.swept_at, 'epoch') + interval '10 minutes' from notifier.progress p
+      select least(greatest(p.swept_at, 'epoch'), clock_timestamp()) + interval '10 minutes' from notifier.progress p
     ) w(at));
 end
 $$;

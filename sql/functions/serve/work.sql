@@ -69,7 +69,11 @@ begin
   with taken as (
     delete from notifier.scheduled s
     where s.id = any (array(
-      select t.id from notifier.scheduled t where t.send_at <= _now order by t.send_at limit 100 for update skip locked))
+      select t.id from notifier.scheduled t
+      where t.send_at <= _now
+        -- What was called before under its key and is moved by another instance just now goes first.
+        and not exists (select from notifier.spill p where p.kind = 'scheduled' and p.record ->> 'key' = t.key)
+      order by t.send_at limit 100 for update skip locked))
     returning s.*
   ), superseded as (
     delete from notifier.scheduled s
@@ -168,7 +172,7 @@ begin
     perform notifier.keep_fault('notifier.count_faults', sqlstate, sqlerrm);
   end;
 
-  if exists (select from notifier.progress p where p.swept_at <= _now - interval '10 minutes') then
+  if exists (select from notifier.progress p where p.swept_at <= _now - interval '10 minutes' or p.swept_at > _now) then
     begin
       if notifier.forget() then
         return 0;
