@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::OptionFuture;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tracing::debug;
@@ -43,7 +42,7 @@ pub use pace::Pace;
 use receipts::{MAX_UNCONFIRMED, Receipts, SETTLE, What};
 use stay::{Checking, Stay};
 pub use strikes::Strikes;
-pub use wire::{Heard, PATIENCE, Wire};
+pub use wire::{Connection, Heard, PATIENCE, UNREAD_LIMIT, Wire};
 
 /// A silent socket is asked for a sign of life this often, give or take a fifth so that sockets don't do it in step.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -119,7 +118,7 @@ pub enum After {
 /// Serves one socket until it ends, whichever side ends it. Invariant: the handshake is done and the user may listen.
 pub fn run<S>(wire: Wire<S>, client: Client, context: Arc<Context>) -> impl Future<Output = ()> + Send
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: Connection + Send,
 {
     // Made out here, and closed in a box of its own: what an async function is given or moves it keeps a place for as long as
     // it lives, and ten thousand idle sockets would keep three.
@@ -190,7 +189,7 @@ enum End {
     Close(CloseCode),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: Connection> Session<S> {
     fn new(wire: Wire<S>, client: Client, context: Arc<Context>) -> Self {
         let Client { identity: Identity { user, staff, standing }, dialect } = client;
         let by_pong = matches!(dialect, Dialect::Plain { .. });

@@ -250,3 +250,23 @@ async fn a_client_that_acknowledges_nothing_is_closed_in_the_end() {
     };
     assert_eq!((told, ending), (256, Ending::Closed(4510)));
 }
+
+/// A row that this release cannot read is left out, and what comes behind it is told: a large one is a page of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_cannot_be_read_ends_no_catch_up() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut socket = Socket::open_at(service.address, "8", None).await;
+    let (_, cursor) = until_live(&mut socket).await;
+    drop(socket);
+    database
+        .run(
+            "select notifier.send('8', 'info', repeat('x', 70000));
+             update notifier.notification set created_at = created_at + interval '10000 years';
+             select notifier.send('8', 'info', n::text) from generate_series(1, 3) n",
+        )
+        .await;
+    let mut socket = Socket::open_at(service.address, "8", Some(&cursor)).await;
+    let (missed, _) = until_live(&mut socket).await;
+    assert_eq!(missed, ["1", "2", "3"]);
+}

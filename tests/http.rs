@@ -95,6 +95,7 @@ async fn a_connection_is_kept_for_more_requests_and_remembers_none() {
     let mut read = Vec::new();
     let ask = |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
     let count = "/api/notifications/unread-count";
+    let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     // The last two come at once.
     let both = [ask(count, "Authorization: Bearer 7\r\n"), ask("/nothing", "")].concat();
     for (requests, answers) in [
@@ -102,6 +103,7 @@ async fn a_connection_is_kept_for_more_requests_and_remembers_none() {
         (ask(count, "Authorization: Bearer 8\r\n"), &[(200, "{\"unread\":0}")]),
         (ask(count, ""), &[(401, "needs a credential")]),
         (ask("/ws/notifications/7/", ""), &[(426, "WebSocket")]),
+        (ask("/ws/notifications/7/", upgrade), &[(426, "WebSocket")]),
         (both, &[(200, "{\"unread\":1}"), (404, "nothing at this path")]),
     ] {
         connection.write_all(requests.as_bytes()).await.unwrap();
@@ -122,9 +124,8 @@ async fn a_connection_is_kept_for_more_requests_and_remembers_none() {
             assert!(answer.starts_with(&begins) && answer.contains(says), "{requests}\n{answer}");
         }
     }
-    let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    connection.write_all(ask("/ws/notifications/7/", upgrade).as_bytes()).await.unwrap();
+    let upgrade = format!("Connection: keep-alive, Upgrade\r\n{upgrade}");
+    connection.write_all(ask("/ws/notifications/7/", &upgrade).as_bytes()).await.unwrap();
     eventually("it is a socket", || async { service.metric("notifier_sockets").await == 1 }).await;
 }
 

@@ -164,3 +164,40 @@ async fn a_restart_says_when_to_come_back() {
     assert_eq!(socket.frame().await["message"], "meanwhile");
     eventually("both have gone", async || service.metric("notifier_sockets").await == 1).await;
 }
+
+/// Whoever is quicker than the service that stops is answered all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_a_socket_of_a_service_that_stops_is_told_so() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let mut sockets = [
+        (Socket::open_at(service.address, "8", None).await, Message::Close(None), 1005),
+        (Socket::open_at(service.address, "8", None).await, Message::Text("no JSON".into()), 4400),
+    ];
+    // What is not acknowledged keeps them for a moment.
+    database.run("select notifier.send('8', 'info', 'x')").await;
+    for (socket, ..) in &mut sockets {
+        while socket.frame().await["message"] != "x" {}
+    }
+    service.begin_to_stop();
+    for (socket, last, code) in &mut sockets {
+        told(socket, "restarting").await;
+        socket.send(last.clone()).await;
+        assert_eq!(socket.ending().await, Ending::Closed(*code));
+    }
+    service.stop().await;
+}
+
+/// A socket that waits for the database hears nothing before its hello, and of the restart by the code.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_was_not_greeted_is_told_of_a_restart_by_the_code_alone() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    let holder = database.superuser().await;
+    holder.batch_execute("begin; lock table notifier.revocation").await.unwrap();
+    let mut socket = Socket::connect_with(service.address, "8", "", &[("sec-websocket-protocol", "notifier.v1")]).await;
+    eventually("it is open", async || service.metric("notifier_sockets").await == 1).await;
+    service.begin_to_stop();
+    assert_eq!(socket.next().await, Err(Ending::Closed(1012)));
+    holder.batch_execute("rollback").await.unwrap();
+}

@@ -26,17 +26,15 @@ use super::limits::Visit;
 use super::{Context, demo, routes};
 use crate::metrics::Reason;
 use crate::seldom::Seldom;
+use crate::session::UNREAD_LIMIT;
 
-/// How long a client may acknowledge nothing of what it is sent, or keep its window closed, before the kernel ends the
-/// connection: an answer that nobody reads holds nothing for longer. A socket's session is stricter.
-const UNREAD_LIMIT: Duration = Duration::from_secs(20);
 /// How much room an answer may take, in bytes: hyper gives it to each connection when that begins, whatever it is asked then.
 const MOST_ROOM: usize = 1024;
 
 /// Accepts connections until the context's stop comes.
 pub async fn serve(listener: TcpListener, context: Arc<Context>, demo: Option<Arc<demo::Demo>>) {
     let service = warp::service(routes(context.clone(), demo));
-    // Accepted connections inherit it.
+    // Accepted connections inherit it: an answer that nobody reads holds nothing for longer.
     if let Err(error) = SockRef::from(&listener).set_tcp_user_timeout(Some(UNREAD_LIMIT)) {
         warn!(%error, "the system has no TCP_USER_TIMEOUT: answers that nobody reads are held until the client is gone");
     }

@@ -5,11 +5,10 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use headers::{Cookie, HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
+use headers::{Connection as ConnectionHeader, Cookie, HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -24,7 +23,7 @@ use super::{Context, problem, refused};
 use crate::auth::{Identity, Invalid, Query, subprotocols};
 use crate::metrics::{Code, Reason};
 use crate::protocol::{BEARER_SUBPROTOCOL, CloseCode, Cursor, SUBPROTOCOL, UserId};
-use crate::session::{self, After, Client, Dialect, Wire};
+use crate::session::{self, After, Client, Connection, Dialect, Wire};
 
 /// The cookie that tells a user's devices apart.
 const DEVICE_COOKIE: &str = "notifier_device";
@@ -83,6 +82,7 @@ async fn answer(
         },
     };
     let wants = headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let wants = wants && headers.typed_get::<ConnectionHeader>().is_some_and(|options| options.contains("upgrade"));
     let version = headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
     let key = headers.typed_get::<SecWebsocketKey>();
     let (Some(upgrade), Some(key), true, Some(b"13")) = (upgrade, key, wants, version) else {
@@ -203,7 +203,7 @@ async fn start(context: Arc<Context>, upgrade: OnUpgrade, entry: Entry, seat: Se
 
 async fn open<S>(context: Arc<Context>, parts: Parts<TokioIo<S>>, entry: Entry, mut seat: Seat)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Connection + Send + 'static,
 {
     // Even empty, hyper's buffer of 10 KiB must not live on.
     let mut wire = Wire::new(parts.io.into_inner(), &parts.read_buf, context.max_message_bytes);
@@ -222,7 +222,7 @@ where
 }
 
 /// Hears from a socket that brought no credential whose it is.
-async fn introduce<S: AsyncRead + AsyncWrite + Unpin>(
+async fn introduce<S: Connection>(
     context: &Context,
     wire: &mut Wire<S>,
     seat: &mut Seat,
@@ -254,7 +254,7 @@ fn claim(context: &Context, seat: &mut Seat, identity: &Identity) -> Result<(), 
 }
 
 /// Closes a socket before it has a session.
-async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(context: &Context, mut wire: Wire<S>, code: CloseCode) {
+async fn turn_away<S: Connection>(context: &Context, mut wire: Wire<S>, code: CloseCode) {
     context.session.metrics.closes.get_or_create(&Code { code: code.number() }).inc();
     wire.close(Some(code)).await;
 }

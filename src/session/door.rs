@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::End;
 use super::pace::Pace;
-use super::wire::{Heard, Wire};
+use super::wire::{Connection, Heard, Wire};
 use crate::protocol::{Asked, CloseCode, Token};
 
 /// How long it may take to send its credential.
@@ -17,10 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What the socket is to be closed with; `None`: it is gone. It sent something else first, or nothing for five seconds.
-pub async fn first_message<S: AsyncRead + AsyncWrite + Unpin>(
-    wire: &mut Wire<S>,
-    mut pace: Pace,
-) -> Result<Token, Option<CloseCode>> {
+pub async fn first_message<S: Connection>(wire: &mut Wire<S>, mut pace: Pace) -> Result<Token, Option<CloseCode>> {
     let end = Instant::now() + PATIENCE;
     loop {
         match timeout_at(end, wire.step()).await {

@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::receipts::SETTLE;
-use super::wire::FAREWELL;
+use super::wire::{Connection, FAREWELL};
 use super::{Dialect, End, Session};
 use crate::metrics::Code;
 use crate::protocol::{CloseCode, Told};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: Connection> Session<S> {
     /// Ends the socket so that the other side learns why.
     pub(super) async fn close(&mut self, end: End) {
+        let end = match end {
+            End::Close(CloseCode::Restarting) => self.drain().await,
+            end => end,
+        };
         let code = match end {
             End::Gone => None,
-            End::Close(CloseCode::Restarting) if !self.drain().await => return,
             End::Close(code) => Some(code),
         };
         // (Whoever reloads a page leaves a socket behind that was hardly there.)
@@ -35,12 +37,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// This instance stops: nothing new is told; confirmations that are under way are waited for and count at once, since it is this
     /// side that ends the socket; and it ends when its turn comes, so that thousands don't come back in one instant. Returns
-    /// whether the other side is still there.
-    async fn drain(&mut self) -> bool {
+    /// how it ends: the other side may be quicker.
+    async fn drain(&mut self) -> End {
         // A hundred sockets or more leave over five seconds, a few at once.
         let crowd = self.context.metrics.sockets.get() as f64;
         let spread = |longest: f64| Duration::from_secs_f64(fastrand::f64() * longest.min(crowd * longest / 100.0));
-        if let Dialect::Cursors(_) = self.dialect {
+        if self.greeted
+            && let Dialect::Cursors(_) = self.dialect
+        {
             self.tell(&Told::Restarting { after: spread(10.0).as_secs_f64() });
         }
         if self.ping_due().is_some() {
@@ -56,15 +60,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             let until = if done { turn } else { last };
             if let Ok(heard) = timeout_at(until, self.wire.step()).await
-                && self.heard(heard).is_some()
+                && let Some(end) = self.heard(heard)
             {
-                return false;
+                self.note(Instant::now());
+                return end;
             }
         }
         self.note(Instant::now() + SETTLE);
         if let Dialect::Plain { .. } = self.dialect {
             self.renew_cursor();
         }
-        true
+        End::Close(CloseCode::Restarting)
     }
 }

@@ -148,10 +148,11 @@ impl Intake {
         }
     }
 
-    /// Asks once more what an opening socket is told. What was sent since is left out.
+    /// Asks once more what an opening socket is told. What was sent since, or waits to be, is left out.
     pub fn reopen(&mut self) {
         if matches!(self.state, State::Live) {
             self.state = State::Opening;
+            self.backlog.retain(|outgoing| matches!(outgoing, Outgoing::Mail(_)));
         }
     }
 
@@ -182,7 +183,11 @@ impl Intake {
         self.state = State::Live;
         let replayed = opened.notifications.iter().map(|n| n.xid);
         let begin = Cursor::new(self.epoch, opened.position.without(replayed));
-        let told = receipts.told();
+        let mut told = receipts.told();
+        told.extend(self.backlog.iter().filter_map(|outgoing| match outgoing {
+            Outgoing::Mail(mail) => Some((mail.id, mail.created)),
+            Outgoing::Summary(..) => None,
+        }));
         let fresh = opened.notifications.iter().filter(|n| !told.contains(&(n.id, n.created_at.microseconds)));
         self.backlog.extend(fresh.map(|n| Outgoing::Mail(self.mail.mail(n, true))));
         if opened.more > 0 {
@@ -202,8 +207,8 @@ impl Intake {
             !missing.told.contains(&(n.id, n.created_at.microseconds)) && !missing.after.told.contains(&n.id)
         });
         self.backlog.extend(fresh.map(|n| Outgoing::Mail(self.mail.mail(n, missing.replayed))));
-        match page.notifications.last() {
-            Some(last) => (missing.after_id, missing.within) = (last.id, Some(page.within)),
+        match page.last {
+            Some(last) => (missing.after_id, missing.within) = (last, Some(page.within)),
             None => match missing.then.take() {
                 Some(then) => {
                     missing.after.position = page.within;
@@ -249,5 +254,66 @@ impl Intake {
         // Mail that waits and that `seen` sees was told by the catch-up, and is told again to whoever goes on from here: by id it is
         // known.
         Some(Cursor::new(self.epoch, position.without(queued.chain(waiting))))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::receipts::What;
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::protocol::Payload;
+    use crate::registry::{Registry, Room};
+    use crate::store::Delivered;
+
+    fn opened() -> Opened {
+        let notification = |id: i64| {
+            let text = format!(
+                r#"{{"id":"{id}","slot":1,"xid":"{}","user_id":"7","event":"e","level":"info","message":"m","data":{{}},"created_at":"2026-11-23T01:02:03.123456Z"}}"#,
+                100 + id
+            );
+            let Payload::Notification(notification) = Payload::decode(&text).unwrap() else { panic!("{text}") };
+            *notification
+        };
+        Opened {
+            position: "900:900:".parse().unwrap(),
+            resume: Resume::New,
+            unread: 0,
+            more: 7,
+            server_time: String::new(),
+            notifications: (1..=5).map(notification).collect(),
+            revoked: None,
+        }
+    }
+
+    /// A first pong comes while most of the answer still waits to be sent.
+    #[test]
+    fn what_waits_to_be_sent_is_not_sent_twice_by_another_opening() {
+        let registry = Arc::new(Registry::new(Metrics::new().frames.clone(), Room { frames: 10, bytes: 1 << 20 }));
+        registry.begin("00000000000000ff".parse().unwrap(), "50:50:".parse().unwrap());
+        let mut receipts = Receipts::new(true);
+        let mut intake = Intake::new(registry.subscribe("7".parse().unwrap(), None));
+        intake.opened(opened(), None, &receipts);
+        let mut told = Vec::new();
+        let mut send = |intake: &mut Intake, receipts: &mut Receipts| match intake.next() {
+            Some(Outgoing::Mail(mail)) => {
+                let row = Delivered { id: mail.id, slot: mail.slot, created: mail.created, live: false };
+                receipts.sent(What::Notification(row, mail.xid));
+                told.push(mail.id);
+                true
+            }
+            Some(Outgoing::Summary(..)) => {
+                told.push(0);
+                true
+            }
+            None => false,
+        };
+        assert!(send(&mut intake, &mut receipts));
+        intake.reopen();
+        assert!(matches!(intake.question(), Some(Question::Opening)));
+        intake.opened(opened(), None, &receipts);
+        while send(&mut intake, &mut receipts) {}
+        assert_eq!(told, [1, 2, 3, 4, 5, 0]);
     }
 }

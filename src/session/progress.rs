@@ -1,10 +1,9 @@
 //! How far a socket is, told to clients that keep cursors and noted for the devices of those that don't; and what the former ask for.
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{After, Dialect, End, Session};
+use super::{After, Connection, Dialect, End, Session};
 use crate::protocol::{Asked, CloseCode, Cursor, Told};
 use crate::store::Marked;
 
@@ -15,7 +14,7 @@ const MAX_UNWRITTEN_ANSWERS: u32 = 64;
 /// So many wishes to mark as read wait at most.
 const MAX_READS: usize = 8;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: Connection> Session<S> {
     /// What a client that keeps cursors asks for; of others everything is ignored.
     pub(super) fn asked(&mut self, asked: Asked, now: Instant) -> Option<End> {
         if let Dialect::Cursors(_) = self.dialect {

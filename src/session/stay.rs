@@ -3,10 +3,9 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::{End, Session};
+use super::{Connection, End, Session};
 use crate::auth::{Grant, Identity, Invalid, Refusal, Standing};
 use crate::protocol::{CloseCode, Token, Told, UserId};
 
@@ -59,7 +58,7 @@ impl Stay {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: Connection> Session<S> {
     /// The credential has ended, or is looked at again.
     pub(super) fn stay(&mut self, now: Instant) -> Option<End> {
         if self.stay.standing.expires.is_some_and(|expires| expires <= now) {

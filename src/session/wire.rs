@@ -10,8 +10,11 @@ use std::pin::Pin;
 use std::task::{self, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
 use tokio_tungstenite::tungstenite::{Bytes, Utf8Bytes};
@@ -25,8 +28,37 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_UNWRITTEN_PONGS: u32 = 32;
 /// How long the other side may take to close.
 pub const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a client may acknowledge nothing of what it is sent, or keep its window closed, before the kernel ends the connection.
+pub const UNREAD_LIMIT: Duration = Duration::from_secs(20);
+/// How much TLS may take of what is written before the kernel does, in bytes: what it takes looks like progress, and is memory.
+const TLS_AHEAD: usize = 4 * 1024;
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 2 * 1024;
+
+/// What a socket can run over.
+pub trait Connection: AsyncRead + AsyncWrite + Unpin {
+    /// What carries it.
+    fn tcp(&self) -> &TcpStream;
+
+    /// Takes no more from whoever writes than about so many bytes ahead of the kernel.
+    fn write_ahead(&mut self, _bytes: usize) {}
+}
+
+impl Connection for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Connection for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+
+    fn write_ahead(&mut self, bytes: usize) {
+        self.get_mut().1.set_buffer_limit(Some(bytes));
+    }
+}
 
 /// See the module.
 pub struct Wire<S> {
@@ -67,10 +99,13 @@ pub enum Heard {
     Refused(CloseCode),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+impl<S: Connection> Wire<S> {
     /// The server's side of a connection whose handshake is done; `read` are bytes that came with it. A message may have
     /// `max_bytes`.
-    pub fn new(stream: S, read: &[u8], max_bytes: usize) -> Self {
+    pub fn new(mut stream: S, read: &[u8], max_bytes: usize) -> Self {
+        // The kernel's clock for a closed window runs on while a slow reader opens it a little at a time; PATIENCE does not.
+        let _ = SockRef::from(stream.tcp()).set_tcp_user_timeout(None);
+        stream.write_ahead(TLS_AHEAD);
         let mut inbound = Inbound::default();
         inbound.extend(read);
         Self {
@@ -191,6 +226,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Ends the socket so that the other side learns why; without a code it was the other side that ended it. Takes
     /// two seconds at most.
     pub async fn close(&mut self, code: Option<CloseCode>) {
+        // What the kernel still has then is not kept for long.
+        let _ = SockRef::from(self.stream.tcp()).set_tcp_user_timeout(Some(UNREAD_LIMIT));
         let _ = timeout(FAREWELL, async {
             if let Some(code) = code {
                 self.feed(OpCode::Control(Control::Close), &code.payload());
@@ -204,5 +241,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             while let Ok(1..) = self.stream.read(&mut rest).await {}
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// It would end a slow reader that PATIENCE waits for; without it what a dead one left would be kept for minutes.
+    #[tokio::test]
+    async fn the_kernels_limit_holds_before_and_after_a_socket_and_not_while_it_lives() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        SockRef::from(&listener).set_tcp_user_timeout(Some(UNREAD_LIMIT)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let limit = |stream: &TcpStream| SockRef::from(stream).tcp_user_timeout().unwrap().unwrap_or_default();
+        assert_eq!(limit(&stream), UNREAD_LIMIT);
+        let mut wire = Wire::new(stream, &[], 4096);
+        assert_eq!(limit(&wire.stream), Duration::ZERO);
+        drop(client);
+        wire.close(None).await;
+        assert_eq!(limit(&wire.stream), UNREAD_LIMIT);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde::Deserialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -61,8 +62,10 @@ pub struct Gap {
 pub struct Page {
     /// Where it was read.
     pub within: Position,
-    /// By id; none when there are no more.
+    /// By id, but for what cannot be read.
     pub notifications: Vec<Notification>,
+    /// The id of the last that was found, readable or not; none when there are no more.
+    pub last: Option<i64>,
 }
 
 /// A notification that reached a socket of its user. The first three together are one row's: after a crash an id may come back as
@@ -124,9 +127,11 @@ impl Store {
         let after_ids: Vec<_> = gaps.iter().map(|gap| gap.after_id).collect();
         let sql = "select * from notifier.missed($1, $2, $3, $4, $5)";
         let page = |row: &Row| {
+            let found: Vec<&str> = row.try_get(1)?;
             Ok(Page {
                 within: row.try_get::<_, &str>(0)?.parse()?,
-                notifications: row.try_get::<_, Vec<&str>>(1)?.into_iter().filter_map(decode).collect(),
+                last: found.last().map(|last| id_of(last)).transpose()?,
+                notifications: found.into_iter().filter_map(decode).collect(),
             })
         };
         self.each(gaps.len(), sql, &[&users, &after, &within, &after_ids, &PAGE], page).await
@@ -169,6 +174,15 @@ impl Store {
         self.one("select notifier.remember($1, $2, $3, $4, $5)", &[&users, &names, &epochs, &positions, &told]).await?;
         Ok(())
     }
+}
+
+/// The id of a notification that may be unreadable otherwise.
+fn id_of(payload: &str) -> Result<i64> {
+    #[derive(Deserialize)]
+    struct Identified<'a> {
+        id: &'a str,
+    }
+    Ok(serde_json::from_str::<Identified<'_>>(payload)?.id.parse()?)
 }
 
 /// An array as Postgres writes it: arrays of arrays have to be of one length, arrays of such texts need not.

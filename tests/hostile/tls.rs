@@ -183,3 +183,23 @@ async fn what_is_no_tls_gets_nothing() {
     assert_eq!(answer(&mut stream).await.unwrap().status, 200);
     ended(&mut silent).await;
 }
+
+/// TLS takes what is written before the kernel does: that is no progress, and waiting for it no standstill.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_link_under_tls_is_waited_for_as_long_as_it_makes_progress() {
+    let database = Database::new().await;
+    let certificates = Certificates::new();
+    certificates.sign();
+    let (_child, to, _log) = certificates.serve(&database).await;
+    eventually("the service listens", || async { certificates.get(to, "/readyz").await.starts_with("HTTP/1.1 200") })
+        .await;
+    let slow = crate::support::slow_link::to(to, 8_000).await;
+    let (mut socket, _) = certificates.connect(slow, &["http/1.1"]).await.unwrap();
+    let opened = ask(&mut socket, "8", "").await.unwrap();
+    let mut read = opened.rest;
+    told(&mut socket, &mut read, "\"connected\":true").await;
+    database
+        .run("select notifier.send('8', 'info', 'n' || n || repeat('x', 15000)) from generate_series(1, 14) n")
+        .await;
+    told(&mut socket, &mut read, "n14x").await;
+}
