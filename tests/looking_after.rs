@@ -792,6 +792,25 @@ async fn a_service_that_is_away_or_does_not_read_is_found() {
     );
 }
 
+/// Any role can take the lock of the sweep, and keep it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_never_comes_is_found() {
+    let (database, _relay) = served().await;
+    database.run("update notifier.progress set swept_at = now() - interval '4 hours'").await;
+    let holder = database.superuser().await;
+    holder.batch_execute("select pg_advisory_lock(7809647138214477430)").await.unwrap();
+    let impatient = "select severity, problem, fix from notifier.check_service('0')";
+    let found = &database.rows(impatient).await[0];
+    assert_eq!(
+        [0, 1].map(|column| found.get::<_, &str>(column)),
+        ["warning", "nothing that has expired was let go of for three hours and longer"]
+    );
+    assert_eq!(database.one::<String>(found.get(2)).await, "nothing done: another session sweeps");
+    holder.batch_execute("select pg_advisory_unlock(7809647138214477430)").await.unwrap();
+    database.rows(found.get(2)).await;
+    assert_eq!(database.rows(impatient).await.len(), 0);
+}
+
 /// A function of this database that says so stands in for a queue of gigabytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_fills_up_is_found() {

@@ -389,6 +389,6 @@ async fn a_sweep_that_was_noted_for_a_time_to_come_stops_none() {
         .run("select notifier.old('16 days', 10); update notifier.progress set swept_at = now() + interval '1 year'")
         .await;
     assert!(database.one::<f64>("select notifier.next_work()").await <= 600.0);
-    while database.one::<f64>("select notifier.work()").await == 0.0 {}
+    database.work().await;
     assert!(database.one::<bool>("select swept_at <= now() from notifier.progress").await);
 }

@@ -385,11 +385,8 @@ async fn a_timer_follows_an_until_that_is_put_off_and_a_due_that_is_none() {
                'select user_id, id from due', until => 'until')",
         )
         .await;
-    let work = async || {
-        while database.one::<f64>("select notifier.work()").await == 0.0 {}
-    };
     let told = "select coalesce(string_agg(message, ', ' order by id), '') from notifier.notification where event = 'reminder.due'";
-    work().await;
+    database.work().await;
     // One of no use any more when it was written, and put off before its time; one that is switched off; one that is told.
     database
         .run(
@@ -402,15 +399,15 @@ async fn a_timer_follows_an_until_that_is_put_off_and_a_due_that_is_none() {
         .await;
     let armed = "select count(*) from notifier.timer where event = 'reminder.due' and key = '[\"1\"]'";
     assert_eq!(database.one::<i64>(armed).await, 1);
-    work().await;
+    database.work().await;
     assert_eq!(database.one::<String>(told).await, "REMINDER 3");
 
     // It was told, and is not again, however long it is put off and touched.
     database.run("update reminder set until = now() + interval '30 days' where id = 3").await;
-    work().await;
+    database.work().await;
     let remembered = "select until > now() + interval '29 days' from notifier.fired where event = 'reminder.due'";
     assert!(database.one::<bool>(remembered).await);
     database.run("update reminder set note = 'touched' where id = 3").await;
-    work().await;
+    database.work().await;
     assert_eq!(database.one::<String>(told).await, "REMINDER 3");
 }

@@ -1,4 +1,4 @@
--- notifier.check_service: whether a service reads, what waits for one, and how full the server's NOTIFY queue is.
+-- notifier.check_service: whether a service reads, what waits for one, whether it sweeps, and how full the server's NOTIFY queue is.
 --   _patience   how long what was told may wait to be read
 --   returns     see notifier.check
 -- Used by: notifier.check.
@@ -78,6 +78,11 @@ begin
         format('rows of notifier.spill and notifier.bulk that wait for a service to move them to where they belong: %s', _spilled),
         'select notifier.work();';
     end if;
+  end if;
+
+  if _connected and _relay < now() - check_service._patience and _progress.swept_at < now() - interval '3 hours' then
+    return query select 'warning', null, 'nothing that has expired was let go of for three hours and longer',
+      'select * from notifier.sweep();   -- it says why not';
   end if;
 
   if _queue > 0.25 then
