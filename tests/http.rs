@@ -36,6 +36,10 @@ async fn requests_that_are_not_right_are_told_what_is_wrong() {
     }
     assert_eq!(status_of(&service, reqwest::Method::GET, "/healthz").await.0, 200);
     assert_eq!(status_of(&service, reqwest::Method::GET, "/readyz").await.0, 200);
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let head = reqwest::Client::new().head(format!("http://{}{path}", service.address)).send().await.unwrap();
+        assert_eq!((head.status().as_u16(), head.bytes().await.unwrap().len()), (200, 0), "{path}");
+    }
     let upgrade = reqwest::get(format!("http://{}/ws/notifications/7/", service.address)).await.unwrap();
     assert_eq!(upgrade.headers()["upgrade"], "websocket");
 }

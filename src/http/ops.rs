@@ -16,12 +16,14 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 pub(super) fn routes(context: Arc<Context>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     let figures = context.clone();
-    let healthz = warp::path!("healthz").and(warp::get()).map(|| "alive\n".into_response());
-    let readyz = warp::path!("readyz").and(warp::get()).map(move || match &*context.readiness.borrow() {
+    // Many monitors ask with HEAD. (hyper leaves the body out.)
+    let asked = warp::get().or(warp::head()).unify();
+    let healthz = warp::path!("healthz").and(asked).map(|| "alive\n".into_response());
+    let readyz = warp::path!("readyz").and(asked).map(move || match &*context.readiness.borrow() {
         Readiness::Ready => "listening\n".into_response(),
         Readiness::NotReady(why) => problem(StatusCode::SERVICE_UNAVAILABLE, why),
     });
-    let metrics = warp::path!("metrics").and(warp::get()).then(move || {
+    let metrics = warp::path!("metrics").and(asked).then(move || {
         let figures = figures.clone();
         async move {
             // Not on a thread that serves sockets.
