@@ -289,7 +289,9 @@ async fn where_all_is_well_nothing_is_found_and_nothing_is_left_behind() {
         }
         for begin in ["begin", "begin read only"] {
             database.run(begin).await;
-            let found = check(&database).await;
+            // (The service may have met it meanwhile, and kept a fault.)
+            let mut found = check(&database).await;
+            found.retain(|[_, _, problem, _]| !problem.starts_with("failed "));
             assert_eq!(found.len(), if broken { 3 } else { 0 }, "{found:?}");
             let left = "select pg_current_xact_id_if_assigned() is not null or exists (
                 select from pg_locks l join pg_class c on c.oid = l.relation
