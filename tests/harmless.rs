@@ -17,7 +17,8 @@ async fn after_a_column_was_renamed_the_write_succeeds_and_the_fault_is_kept() {
     database.write("begin; update payment set status = 'verified' where id = 201; update payment set status = 'success' where id = 202; commit").await;
     assert_eq!(dora.frame().await["event"], "booking.renewed", "the other events of the table go on");
     dora.nothing_but_a_marker(&database).await;
-    let faults = database.rows("select event, sqlstate, message, count from notifier.fault").await;
+    let faults =
+        database.rows("select event, sqlstate, message, count from notifier.fault where sqlstate <> 'NTF01'").await;
     assert_eq!(faults.len(), 1);
     assert_eq!(faults[0].get::<_, &str>(0), "payment.verified");
     assert_eq!(faults[0].get::<_, &str>(1), "42703");
@@ -140,7 +141,11 @@ async fn a_transaction_that_had_to_wait_for_a_lock_waits_once() {
         locker.batch_execute("commit").await.unwrap();
         let spilled: i64 = database.one("select count(*) from notifier.spill").await;
         assert_eq!(spilled, 200 * (round as i64 + 1), "{locked}");
-        assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0, "{locked}");
+        assert_eq!(
+            database.one::<i64>("select count(*) from notifier.fault where sqlstate <> 'NTF01'").await,
+            0,
+            "{locked}"
+        );
     }
 }
 
@@ -166,7 +171,7 @@ async fn a_notification_goes_to_the_leaf_of_its_day() {
     let leaves = "select count(distinct tableoid) from notifier.notification";
     assert_eq!(database.one::<i64>(leaves).await, 16);
     assert_eq!(database.one::<i64>("select count(*) from notifier.spill").await, 0);
-    assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 0);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault where sqlstate <> 'NTF01'").await, 0);
 }
 
 /// One row may tell several users, and the next event of its table others: each what is theirs.
@@ -210,7 +215,9 @@ async fn events_of_one_row_tell_each_their_own() {
     let many = told(2).await;
     let of = |event: &str| many.iter().filter(|told| told.starts_with(event)).count();
     assert_eq!([of("crowd.a "), of("crowd.b "), of("crowd.d "), of("crowd.e ")], [40, 1, 39, 1]);
-    let faults = database.rows("select event, sqlstate, count from notifier.fault order by event").await;
+    let faults = database
+        .rows("select event, sqlstate, count from notifier.fault where sqlstate <> 'NTF01' order by event")
+        .await;
     let faults: Vec<(String, String, i64)> = faults.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     assert_eq!(faults, [("crowd.c".to_owned(), "22001".to_owned(), 3), ("crowd.ca".to_owned(), "22012".to_owned(), 3)]);
 }
@@ -349,7 +356,7 @@ async fn a_user_without_a_text_is_a_fault_and_no_error() {
         (first, told) = (first + rows, told + rows - 1);
         assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, told, "{rows} rows");
     }
-    let faults = database.rows("select sqlstate, count from notifier.fault").await;
+    let faults = database.rows("select sqlstate, count from notifier.fault where sqlstate <> 'NTF01'").await;
     assert_eq!((faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1), faults.len()), ("22001", 5, 1));
 }
 
@@ -374,7 +381,7 @@ async fn what_no_index_can_hold_is_a_fault_and_no_error() {
     assert_eq!((&frame["cut"], &frame["data"]), (&true.into(), &serde_json::json!({})));
     let inbox = crate::support::Inbox::of(&service, "8").list("limit=1").await;
     assert_eq!(inbox["notifications"][0]["message"].as_str().unwrap().len(), 1_000_000);
-    let faults = database.rows("select sqlstate, count from notifier.fault").await;
+    let faults = database.rows("select sqlstate, count from notifier.fault where sqlstate <> 'NTF01'").await;
     assert_eq!((faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1)), ("22001", 2));
 }
 

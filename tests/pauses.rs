@@ -126,7 +126,9 @@ async fn an_event_that_does_nothing_but_fail_is_paused_and_its_faults_are_counte
         database.one::<i64>("select count(*) from notifier.fault_record").await < 1_000
     })
     .await;
-    let count = |event| format!("select sum(count)::bigint from notifier.fault where event = '{event}'");
+    let count = |event| {
+        format!("select sum(count)::bigint from notifier.fault where event = '{event}' and sqlstate <> 'NTF01'")
+    };
     assert_eq!(database.one::<i64>(&count("payment.odd")).await, 2_000);
     let failed: i64 = database.one(&count("payment.verified")).await;
     assert!((1_000..=2_004).contains(&failed), "{failed}");

@@ -247,7 +247,7 @@ async fn a_row_that_faults_holds_up_neither_the_others_nor_other_events() {
         seen.insert(david.frame().await["data"]["id"].as_i64().unwrap());
     }
     assert_eq!(seen, HashSet::from([1, 2, 4, 5]));
-    let fault = database.rows("select event, sqlstate from notifier.fault").await;
+    let fault = database.rows("select event, sqlstate from notifier.fault where sqlstate <> 'NTF01'").await;
     assert_eq!((fault[0].get::<_, &str>(0), fault[0].get::<_, &str>(1)), ("task.due", "22012"));
     eventually("it is tried again later", || async {
         database.one::<i64>("select count(*) from notifier.timer where event = 'task.due' and due_at > now() + interval '30 seconds'").await == 1

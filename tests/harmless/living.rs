@@ -206,7 +206,12 @@ async fn prepared_transactions_are_told_when_they_are_committed() {
     locker.batch_execute("rollback").await.unwrap();
     database.write(&commit("spilling")).await;
     database.run("alter table public.lot rename to parking_lot").await;
-    assert_eq!(database.one::<i64>("select count(*) from notifier.fault where event = 'booking.created'").await, 1);
+    assert_eq!(
+        database
+            .one::<i64>("select count(*) from notifier.fault where sqlstate <> 'NTF01' and event = 'booking.created'")
+            .await,
+        1
+    );
 
     let service = Service::on(&database).await;
     let mut david = Socket::open(service.address, "8").await;
@@ -471,7 +476,7 @@ async fn lastval_is_the_applications_own() {
     let employee = "select currval(pg_get_serial_sequence('employee', 'id'))";
     assert_eq!(last().await.unwrap(), database.app.query_one(employee, &[]).await.unwrap().get::<_, i64>(0));
     assert!(database.one::<i64>("select count(*) from notifier.notification").await > 50);
-    assert_eq!(database.one::<i64>("select count(*) from notifier.fault").await, 1);
+    assert_eq!(database.one::<i64>("select count(*) from notifier.fault where sqlstate <> 'NTF01'").await, 1);
     // Where it may not be read, nothing fails.
     let other = database.another_app().await;
     database.run("revoke all on all sequences in schema public from parkmate, parking_app").await;
