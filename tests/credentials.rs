@@ -17,10 +17,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::jwt::{self, SECRET};
 use crate::support::process::{binary, serve, signal};
-use crate::support::socket::Ending;
+use crate::support::socket::{Ending, V1};
 use crate::support::{Database, Service, Socket, eventually};
 
-const V1: (&str, &str) = ("sec-websocket-protocol", "notifier.v1");
 const ORIGIN: &str = "https://app.example";
 
 /// An application that keeps tokens in a table: of user 7 and of user 8.

@@ -38,7 +38,7 @@ async fn another_epoch_reaches_open_sockets_and_loses_and_doubles_nothing() {
     database.run("select notifier.new_epoch()").await;
     database.run("select notifier.send('8', 'info', 'after')").await;
     assert_eq!(plain.frame().await["message"], "after");
-    let epoch: String = database.one("select token from notifier.epoch order by number desc limit 1").await;
+    let epoch: String = database.epoch().await;
     let mut messages = Vec::new();
     // The first cursor of the new epoch, and whether it came before what was told in it: then it does not hold that.
     let mut cursor = None;
@@ -137,13 +137,7 @@ async fn a_row_that_is_committed_while_a_restored_database_is_put_right_is_told(
         )
         .await
         .unwrap();
-    eventually("the epoch begins", async || {
-        let waiting =
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
-                       and query like '%notifier.identify(%' and pid <> pg_backend_pid()";
-        database.one::<i64>(waiting).await == 1
-    })
-    .await;
+    eventually("the epoch begins", async || database.waiting_in("identify").await == 1).await;
     database
         .run("begin; set local notifier.doorbell = off; select notifier.send('8', 'info', 'meanwhile'); commit")
         .await;
@@ -266,7 +260,7 @@ async fn no_epoch_is_skipped_by_an_instance_that_was_away() {
     let same =
         async |known: &str| database.one::<String>(&format!("select position from notifier.identify('{known}')")).await;
     assert_eq!(same(&known).await, "700:700:");
-    let newest: String = database.one("select token from notifier.epoch order by number desc limit 1").await;
+    let newest: String = database.epoch().await;
     assert_eq!((same(&newest).await.as_str(), same("unknown").await.as_str()), ("800:800:", "800:800:"));
     // A promotion left the newest behind: the one before counts.
     assert_eq!(same(&format!("{known},lost with the primary")).await, "700:700:");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::socket::Ending;
+use crate::support::socket::{Ending, V1};
 use crate::support::{Database, Inbox, Service, Socket, eventually};
 
 /// The next frame with this `op`.
@@ -113,15 +113,8 @@ async fn a_socket_is_greeted_before_it_is_told_what_was_read() {
     // What a socket asks first waits for this, and the count of what is unread does not.
     let holder = database.superuser().await;
     holder.batch_execute("begin; lock table notifier.revocation").await.unwrap();
-    let keeps = [("sec-websocket-protocol", "notifier.v1")];
-    let mut opening = Socket::connect_with(service.address, "8", "", &keeps).await;
-    eventually("it asks", async || {
-        let waiting =
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
-                       and query like '%notifier.opened(%' and pid <> pg_backend_pid()";
-        database.one::<i64>(waiting).await == 1
-    })
-    .await;
+    let mut opening = Socket::connect_with(service.address, "8", "", &[V1]).await;
+    eventually("it asks", async || database.waiting_in("opened").await == 1).await;
     assert_eq!(Inbox::of(&service, "8").read(json!({"ids": [id]})).await, 0);
     assert_eq!(told(&mut open, "read").await["unread"], 0);
     holder.batch_execute("commit").await.unwrap();
@@ -194,7 +187,7 @@ async fn a_socket_that_was_not_greeted_is_told_of_a_restart_by_the_code_alone() 
     let service = Service::on(&database).await;
     let holder = database.superuser().await;
     holder.batch_execute("begin; lock table notifier.revocation").await.unwrap();
-    let mut socket = Socket::connect_with(service.address, "8", "", &[("sec-websocket-protocol", "notifier.v1")]).await;
+    let mut socket = Socket::connect_with(service.address, "8", "", &[V1]).await;
     eventually("it is open", async || service.metric("notifier_sockets").await == 1).await;
     service.begin_to_stop();
     assert_eq!(socket.next().await, Err(Ending::Closed(1012)));

@@ -142,8 +142,6 @@ async fn an_event_that_does_nothing_but_fail_is_paused_and_its_faults_are_counte
     assert!(!database.one::<bool>("select paused from notifier.event where name = 'payment.verified'").await);
 }
 
-/// Messages name values, and there is no end to those.
-/// To count is to walk the newest 100,000 notifications, and the service looks for work many times a second.
 /// Whoever holds a lock lets it go some time, and the event is as good as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_on_what_a_query_reads_pauses_nothing() {
@@ -159,6 +157,7 @@ async fn a_lock_on_what_a_query_reads_pauses_nothing() {
     assert_eq!(database.one::<i64>("select count(*) from notifier.event where paused").await, 0);
 }
 
+/// To count is to walk the newest 100,000 notifications, and the service looks for work many times a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_counted_where_nothing_failed() {
     let database = Database::new().await;
@@ -171,6 +170,7 @@ async fn nothing_is_counted_where_nothing_failed() {
     }
 }
 
+/// Messages name values, and there is no end to those.
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_ever_different_messages_are_kept_in_few_rows() {
     let database = Database::new().await;

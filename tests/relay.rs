@@ -8,8 +8,6 @@ use crate::support::server::Server;
 use crate::support::{Database, Service, Socket, database, eventually};
 use crate::survival::listen;
 
-const NEWEST_EPOCH: &str = "select token from notifier.epoch order by number desc limit 1";
-
 /// As a DBA who wants writers never to NOTIFY, and the relay to read for them.
 async fn set_doorbell(database: &Database, value: &str) {
     let sql = format!("alter database {} set notifier.doorbell = '{value}'", database.name);
@@ -146,7 +144,7 @@ async fn a_relay_of_yesterday_is_fenced_off() {
     let (_listening, mut heard) = listen(&database).await;
     let old = database.superuser().await;
     let generation: i64 = old.query_one("select notifier.become_relay()", &[]).await.unwrap().get(0);
-    let epoch: String = database.one(NEWEST_EPOCH).await;
+    let epoch = database.epoch().await;
     let position: String = database.one("select pg_current_snapshot()::text").await;
     let pass_on = format!("select new_rows from notifier.pass_on({generation}, '{epoch}', '{position}', '{position}')");
     database.run("select notifier.send('8', 'info', 'x')").await;
@@ -178,7 +176,7 @@ async fn a_read_of_the_relay_after_which_nothing_ended_finds_the_same_position()
     let database = Database::new().await;
     let (relay, writer) = (database.superuser().await, database.superuser().await);
     let generation: i64 = relay.query_one("select notifier.become_relay()", &[]).await.unwrap().get(0);
-    let epoch: String = database.one(NEWEST_EPOCH).await;
+    let epoch = database.epoch().await;
     writer.batch_execute("begin; select notifier.send('8', 'info', 'x')").await.unwrap();
     let position: String = database.one("select pg_current_snapshot()::text").await;
     let pass_on = format!("select * from notifier.pass_on({generation}, '{epoch}', '{position}', '{position}')");

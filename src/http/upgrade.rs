@@ -81,8 +81,8 @@ async fn answer(
             None => return problem(StatusCode::NOT_FOUND, "the path names no user"),
         },
     };
-    let wants = headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let wants = wants && headers.typed_get::<ConnectionHeader>().is_some_and(|options| options.contains("upgrade"));
+    let wants = headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && headers.typed_get::<ConnectionHeader>().is_some_and(|options| options.contains("upgrade"));
     let version = headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
     let key = headers.typed_get::<SecWebsocketKey>();
     let (Some(upgrade), Some(key), true, Some(b"13")) = (upgrade, key, wants, version) else {

@@ -37,9 +37,7 @@ async fn who_leaves_while_tickets_are_redeemed_takes_nobodys_with_them() {
         holder.query(hold, &[hashes[0], hashes[1]]).await.unwrap();
     }
     let waiting = async |count: i64| {
-        let sql = "select count(*) from pg_stat_activity
-                   where datname = current_database() and query like '%redeem_tickets%' and wait_event_type = 'Lock'";
-        eventually("they wait for a lock", || async { database.one::<i64>(sql).await == count }).await;
+        eventually("they wait for a lock", || async { database.waiting_in("redeem_tickets").await == count }).await;
     };
     let (strangers, at_home) = ([127, 0, 12, 1], [127, 0, 12, 2]);
     let refused = async |status: u16| {

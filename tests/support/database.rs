@@ -164,6 +164,25 @@ impl Database {
         self.owner.batch_execute(sql).await.unwrap_or_else(|error| panic!("{error:?}\n{sql}"));
     }
 
+    /// How many faults were kept. (That a query was slow says something of the machine.)
+    pub async fn faults(&self) -> i64 {
+        self.one("select count(*) from notifier.fault where sqlstate <> 'NTF01'").await
+    }
+
+    /// The present epoch's token.
+    pub async fn epoch(&self) -> String {
+        self.one("select token from notifier.epoch order by number desc limit 1").await
+    }
+
+    /// How many sessions wait for a lock in a function of ours.
+    pub async fn waiting_in(&self, function: &str) -> i64 {
+        let sql = format!(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and query like '%notifier.{function}(%' and wait_event_type = 'Lock'"
+        );
+        self.one(&sql).await
+    }
+
     /// Does what a service owes now, to its end.
     pub async fn work(&self) {
         for _ in 0..1_000 {

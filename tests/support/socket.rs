@@ -14,6 +14,9 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::{Database, LIMIT};
 
+/// What a client that keeps cursors offers.
+pub const V1: (&str, &str) = ("sec-websocket-protocol", "notifier.v1");
+
 pub struct Socket {
     pub user: String,
     pub hello: Value,
@@ -62,7 +65,7 @@ impl Socket {
     /// A client that keeps cursors.
     pub async fn open_at(address: SocketAddr, user: &str, cursor: Option<&str>) -> Self {
         let query = cursor.map(|cursor| format!("?after={cursor}")).unwrap_or_default();
-        let socket = Self::open_with(address, user, &query, &[("sec-websocket-protocol", "notifier.v1")]).await;
+        let socket = Self::open_with(address, user, &query, &[V1]).await;
         assert_eq!(socket.answer.headers()["sec-websocket-protocol"], "notifier.v1");
         socket
     }

@@ -11,6 +11,7 @@ set jit = off as $$
 #variable_conflict use_column
 declare
   _taken   notifier.fault_record[];
+  _failed  notifier.fault_record[];   -- those of them that may pause an event
   _told    jsonb;
   _walked  timestamptz;
   _scan    text;
@@ -27,7 +28,8 @@ begin
     where r.id = any (array(select f.id from notifier.fault_record f order by f.id limit 5000 for update skip locked))
     returning r.*
   )
-  select array_agg(t order by t.id) into _taken from taken t;
+  select array_agg(t order by t.id), array_agg(t order by t.id) filter (where t.sqlstate not in ('NTF01', '55P03'))
+  into _taken, _failed from taken t;
 
   insert into notifier.fault_total as total (event, sqlstate, message, first_seen, last_seen, count, last_id)
   select t.event, t.sqlstate, left(t.message, 500), min(t.recorded_at), max(t.recorded_at), count(*), max(t.id)
@@ -69,13 +71,13 @@ begin
     _since := greatest(coalesce(_failing.since, '-infinity'), _d.defined_at, (_told ->> _d.event)::timestamptz, _walked);
     insert into notifier.failing as f (event, since, faults)
     select _d.name, _since, count(*) + case when _since = _failing.since then _failing.faults else 0 end
-    from unnest(_taken) t where t.event = _d.name and t.sqlstate not in ('NTF01', '55P03') and t.recorded_at > _since
+    from unnest(_failed) t where t.event = _d.name and t.recorded_at > _since
     on conflict (event) do update set since = excluded.since, faults = excluded.faults
     returning f.* into _failing;
 
     if _failing.faults >= 1000 then
       perform notifier.pause(_d, 'notifier', format('it failed %s times and told nobody in between, last with: %s', _failing.faults,
-        (select t.message from unnest(_taken) t where t.event = _d.name and t.sqlstate not in ('NTF01', '55P03') order by t.id desc limit 1)));
+        (select t.message from unnest(_failed) t where t.event = _d.name order by t.id desc limit 1)));
     elsif (select count(*) from unnest(_taken) t where t.event = _d.name and t.sqlstate = 'NTF01') >= 500 then
       -- An overloaded server makes everything slow, and is no reason to tell nobody.
       _scan := (select string_agg(s, '; ') from notifier.scans(_d) s);

@@ -185,7 +185,7 @@ begin
     exception when others or assert_failure or query_canceled then
       -- It holds up nothing: somebody reads of it, and it is tried again with the next one.
       perform notifier.keep_fault('notifier.sweep', sqlstate, sqlerrm);
-      update notifier.progress set swept_at = _now where notifier.begun_because() is null;
+      update notifier.progress set swept_at = _now where notifier.begun_because() is null;   -- see notifier.identify
     end;
   end if;
 
