@@ -201,8 +201,13 @@ impl CatchUp {
                     self.registry.tell(&read_by.user_id, &frame, origin);
                 }
             }
-            // A database that is away is listened to anew, and then all is counted anew.
-            Err(error) => warn!(error = format!("{error:#}"), "what was read is not mirrored"),
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "what was read is mirrored later");
+                sleep(PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                let waiting = &mut *self.lock();
+                waiting.mirrors.splice(..0, mirrors);
+                waiting.mirrors.truncate(MAX_MIRRORS);
+            }
         }
     }
 

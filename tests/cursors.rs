@@ -11,27 +11,26 @@ use crate::support::{Database, Service, Socket, eventually};
 /// Reads to the end of what was missed, without reading past it; returns the messages and the cursor of `live`.
 async fn until_live(socket: &mut Socket) -> (Vec<String>, String) {
     let mut missed = Vec::new();
-    loop {
-        let frame = socket.frame().await;
-        if frame["op"] == "live" {
-            return (missed, frame["cursor"].as_str().unwrap().to_owned());
+    let live = socket.until(|frame| {
+        if frame["op"] != "live" {
+            assert_eq!(frame["replayed"], true, "{frame}");
+            missed.push(frame["message"].as_str().unwrap().to_owned());
         }
-        assert_eq!(frame["replayed"], true, "{frame}");
-        missed.push(frame["message"].as_str().unwrap().to_owned());
-    }
+        frame["op"] == "live"
+    });
+    let cursor = live.await["cursor"].as_str().unwrap().to_owned();
+    (missed, cursor)
 }
 
 /// The next notification, and the newest cursor seen on the way.
 async fn next(socket: &mut Socket, cursor: &mut String) -> Value {
-    loop {
-        let frame = socket.frame().await;
+    let next = socket.until(|frame| {
         if let Some(newer) = frame["cursor"].as_str() {
             newer.clone_into(cursor);
         }
-        if frame["message"].is_string() {
-            return frame;
-        }
-    }
+        frame["message"].is_string()
+    });
+    next.await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,12 +116,7 @@ async fn an_id_that_commits_late_is_not_skipped_by_any_cursor() {
     assert_eq!(next(&mut socket, &mut cursor).await["message"], "first");
     // The cursor of that frame, and the next one that a beat brings when the stream was read past it.
     let mut cursors = vec![cursor.clone()];
-    let beat = loop {
-        let frame = socket.frame().await;
-        if frame["op"] == "beat" {
-            break frame;
-        }
-    };
+    let beat = socket.until_op("beat").await;
     assert_eq!(beat["epoch"], socket.hello["epoch"]);
     cursors.push(beat["cursor"].as_str().unwrap().to_owned());
     drop(socket);
@@ -189,25 +183,15 @@ async fn what_was_not_acknowledged_is_not_delivered() {
     socket.send(Message::Text(json!({"op": "ack", "cursor": handled, "more": 1}).to_string().into())).await;
     let delivered =
         "select coalesce(string_agg(message, ','), '') from notifier.notification where delivered_at is not null";
-    tokio::select! {
-        () = eventually("the first is delivered", async || database.one::<String>(delivered).await == "handled") => {}
-        // Pings are answered meanwhile, and confirm nothing.
-        () = async { loop { socket.frame().await; } } => {}
-    }
+    // Pings are answered meanwhile, and confirm nothing.
+    let handled = eventually("the first is delivered", async || database.one::<String>(delivered).await == "handled");
+    socket.meanwhile(handled).await;
     socket.send(Message::Text(r#"{"op":"ack","cursor":"nonsense"}"#.into())).await;
-    let error = loop {
-        let frame = socket.frame().await;
-        if frame["op"] == "error" {
-            break frame;
-        }
-    };
-    assert_eq!(error["code"], "bad_cursor");
+    assert_eq!(socket.until_op("error").await["code"], "bad_cursor");
     socket.send(Message::Text(r#"{"op":"from the future"}"#.into())).await;
     socket.send(Message::Text(json!({"op": "ack", "cursor": cursor}).to_string().into())).await;
-    tokio::select! {
-        () = eventually("both are delivered", async || database.one::<i64>("select count(*) from notifier.notification where delivered_at is null").await == 0) => {}
-        () = async { loop { socket.frame().await; } } => {}
-    }
+    let waiting = "select count(*) from notifier.notification where delivered_at is null";
+    socket.meanwhile(eventually("both are delivered", async || database.one::<i64>(waiting).await == 0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

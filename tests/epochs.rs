@@ -56,7 +56,9 @@ async fn another_epoch_reaches_open_sockets_and_loses_and_doubles_nothing() {
     assert_eq!(stale.hello["resume"], "gap");
     let mut fresh = Socket::open_at(service.address, "8", Some(&cursor)).await;
     assert_eq!(fresh.hello["resume"], "ok");
-    while earlier && fresh.frame().await["message"] != "after" {}
+    if earlier {
+        fresh.until(|frame| frame["message"] == "after").await;
+    }
     assert_eq!(
         database.one::<i64>("select count(*) from notifier.epoch where reason like 'new_epoch() by %'").await,
         1
@@ -126,13 +128,13 @@ async fn a_row_that_is_committed_while_a_restored_database_is_put_right_is_told(
     let service = Service::on(&database).await;
     let mut socket = Socket::open(service.address, "8").await;
     let superuser = database.superuser().await;
-    superuser.batch_execute("update notifier.epoch set system_identifier = 1").await.unwrap();
     // The epoch is held up half-way: it has begun to look at what there is, and has not come to the notifications.
+    superuser.batch_execute("begin; select from notifier.progress for update").await.unwrap();
+    let other = database.superuser().await;
+    other.batch_execute("update notifier.epoch set system_identifier = 1").await.unwrap();
     superuser
         .batch_execute(
-            "begin;
-             select from notifier.progress for update;
-             select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
              and application_name = 'parkmate-notifier'",
         )
         .await

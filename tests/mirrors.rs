@@ -6,16 +6,6 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::socket::{Ending, V1};
 use crate::support::{Database, Inbox, Service, Socket, eventually};
 
-/// The next frame with this `op`.
-async fn told(socket: &mut Socket, op: &str) -> Value {
-    loop {
-        let frame = socket.frame().await;
-        if frame["op"] == op {
-            return frame;
-        }
-    }
-}
-
 async fn say(socket: &mut Socket, frame: Value) {
     socket.send(Message::Text(frame.to_string().into())).await;
 }
@@ -29,33 +19,28 @@ async fn what_one_socket_marks_the_others_learn_on_every_instance() {
     let mut laptop = Socket::open_at(there.address, "8", None).await;
     let mut plain = Socket::open(here.address, "8").await;
     let mut other = Socket::open_at(here.address, "7", None).await;
-    told(&mut other, "live").await;
+    other.until_op("live").await;
     assert_eq!(phone.hello["unread"], 3);
     let mut ids = Vec::new();
     while ids.len() < 3 {
         ids.push(phone.frame().await["id"].clone());
     }
-    told(&mut phone, "live").await;
-    told(&mut laptop, "live").await;
+    phone.until_op("live").await;
+    laptop.until_op("live").await;
 
     say(&mut phone, json!({"op": "read", "ids": [ids[1]]})).await;
-    assert_eq!(told(&mut phone, "ok").await, json!({"op": "ok", "unread": 2}));
-    assert_eq!(told(&mut laptop, "read").await, json!({"op": "read", "ids": [ids[1]], "unread": 2}));
+    assert_eq!(phone.until_op("ok").await, json!({"op": "ok", "unread": 2}));
+    assert_eq!(laptop.until_op("read").await, json!({"op": "read", "ids": [ids[1]], "unread": 2}));
     say(&mut laptop, json!({"op": "read", "before": ids[2]})).await;
-    assert_eq!(told(&mut laptop, "ok").await["unread"], 0);
-    assert_eq!(told(&mut phone, "read").await, json!({"op": "read", "before": ids[2], "unread": 0}));
+    assert_eq!(laptop.until_op("ok").await["unread"], 0);
+    assert_eq!(phone.until_op("read").await, json!({"op": "read", "before": ids[2], "unread": 0}));
 
     // By a request as well, to every socket that wants to know.
     database.run("select notifier.send('8', 'info', 'one more')").await;
-    let more = loop {
-        let frame = phone.frame().await;
-        if frame["message"] == "one more" {
-            break frame["id"].clone();
-        }
-    };
+    let more = phone.until(|frame| frame["message"] == "one more").await["id"].clone();
     assert_eq!(Inbox::of(&there, "8").read(json!({"ids": [more]})).await, 0);
     for socket in [&mut phone, &mut laptop] {
-        assert_eq!(told(socket, "read").await, json!({"op": "read", "ids": [more], "unread": 0}));
+        assert_eq!(socket.until_op("read").await, json!({"op": "read", "ids": [more], "unread": 0}));
     }
     // A plain client is told of notifications alone, and another user of nothing.
     for _ in 0..3 {
@@ -76,7 +61,7 @@ async fn what_is_no_wish_to_mark_is_answered_in_words() {
         [json!({"op": "read"}), json!({"op": "read", "ids": ["x"]}), json!({"op": "read", "ids": ["1"], "before": "2"})]
     {
         say(&mut socket, wrong.clone()).await;
-        let error = told(&mut socket, "error").await;
+        let error = socket.until_op("error").await;
         assert_eq!(error["code"], "bad_read", "{wrong}");
         assert!(error["message"].as_str().unwrap().contains('`'), "{error}");
     }
@@ -116,10 +101,10 @@ async fn a_socket_is_greeted_before_it_is_told_what_was_read() {
     let mut opening = Socket::connect_with(service.address, "8", "", &[V1]).await;
     eventually("it asks", async || database.waiting_in("opened").await == 1).await;
     assert_eq!(Inbox::of(&service, "8").read(json!({"ids": [id]})).await, 0);
-    assert_eq!(told(&mut open, "read").await["unread"], 0);
+    assert_eq!(open.until_op("read").await["unread"], 0);
     holder.batch_execute("commit").await.unwrap();
     assert_eq!(opening.frame().await["connected"], true);
-    assert_eq!(told(&mut opening, "read").await["unread"], 0);
+    assert_eq!(opening.until_op("read").await["unread"], 0);
 }
 
 /// What was read while LISTEN was lost nobody heard: the count comes again.
@@ -129,14 +114,35 @@ async fn after_a_lost_listen_the_count_comes_again() {
     let service = Service::on(&database).await;
     database.run("select notifier.send('8', 'info', 'hello')").await;
     let mut socket = Socket::open_at(service.address, "8", None).await;
-    told(&mut socket, "live").await;
+    socket.until_op("live").await;
     // Marked unheard, as an instance that dies before it tells leaves it.
     database.run("update notifier.notification set read_at = now()").await;
     let killer = database.superuser().await;
     let kill = "select pg_terminate_backend(pid) from pg_stat_activity
                 where application_name = 'parkmate-notifier' and datname = current_database() and pid <> pg_backend_pid()";
     killer.batch_execute(kill).await.unwrap();
-    assert_eq!(told(&mut socket, "read").await, json!({"op": "read", "unread": 0}));
+    assert_eq!(socket.until_op("read").await, json!({"op": "read", "unread": 0}));
+}
+
+/// The database that answers the question how many are unread now may fail at it, and nobody listens anew for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_fails_is_asked_for_again() {
+    let database = Database::new().await;
+    let service = Service::on(&database).await;
+    database.run("select notifier.send('8', 'info', 'hello')").await;
+    let mut socket = Socket::open_at(service.address, "8", None).await;
+    socket.until_op("live").await;
+    let superuser = database.superuser().await;
+    let holder = database.superuser().await;
+    holder.batch_execute("begin; lock table notifier.notification").await.unwrap();
+    let read =
+        r#"select pg_notify(value, '{"read_by": {"user_id": "8"}}') from notifier.setting where name = 'channel'"#;
+    database.run(read).await;
+    let cancel = "select count(*) filter (where pg_cancel_backend(pid)) from pg_stat_activity
+                  where datname = current_database() and wait_event_type = 'Lock' and query like '%notifier.unread(%'";
+    eventually("it fails", async || superuser.query_one(cancel, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(socket.until_op("read").await, json!({"op": "read", "unread": 1}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,9 +150,9 @@ async fn a_restart_says_when_to_come_back() {
     let database = Database::new().await;
     let service = Service::on(&database).await;
     let mut socket = Socket::open_at(service.address, "8", None).await;
-    let cursor = told(&mut socket, "live").await["cursor"].as_str().unwrap().to_owned();
+    let cursor = socket.until_op("live").await["cursor"].as_str().unwrap().to_owned();
     service.begin_to_stop();
-    let restarting = told(&mut socket, "restarting").await;
+    let restarting = socket.until_op("restarting").await;
     assert!((0.0..=10.0).contains(&restarting["after"].as_f64().unwrap()), "{restarting}");
     assert_eq!(socket.ending().await, Ending::Closed(1012));
     service.stop().await;
@@ -170,9 +176,9 @@ async fn who_ends_a_socket_of_a_service_that_stops_is_told_so() {
             let mut socket = Socket::open_at(service.address, "8", None).await;
             // What is not acknowledged keeps it for a moment.
             database.run("select notifier.send('8', 'info', 'x')").await;
-            while socket.frame().await["message"] != "x" {}
+            socket.until(|frame| frame["message"] == "x").await;
             service.begin_to_stop();
-            told(&mut socket, "restarting").await;
+            socket.until_op("restarting").await;
             socket.send(last.clone()).await;
             endings.push(socket.ending().await);
             service.stop().await;

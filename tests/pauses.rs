@@ -138,7 +138,7 @@ async fn an_event_that_does_nothing_but_fail_is_paused_and_its_faults_are_counte
     let mut dora = Socket::open(service.address, "7").await;
     database.write(&fail(201, 1_000)).await;
     database.write("update payment set status = 'verified' where id = 201").await;
-    while dora.frame().await["event"] != "payment.verified" {}
+    dora.until(|frame| frame["event"] == "payment.verified").await;
     assert!(!database.one::<bool>("select paused from notifier.event where name = 'payment.verified'").await);
 }
 

@@ -1,9 +1,12 @@
 //! A user's socket: the plain client of a frontend, or one that keeps cursors.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -111,6 +114,25 @@ impl Socket {
         }
     }
 
+    /// The first frame of a kind, whatever comes before it; beats come for ever.
+    pub async fn until(&mut self, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+        let user = self.user.clone();
+        let reading = async {
+            loop {
+                let frame = self.frame().await;
+                if wanted(&frame) {
+                    return frame;
+                }
+            }
+        };
+        timeout(LIMIT, reading).await.unwrap_or_else(|_| panic!("what {user} waits for never came"))
+    }
+
+    /// The same by its `op`.
+    pub async fn until_op(&mut self, op: &str) -> Value {
+        self.until(|frame| frame["op"] == op).await
+    }
+
     /// Waits for something else, and answers pings meanwhile as every client does.
     pub async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> T {
         let mut something = std::pin::pin!(something);
@@ -122,6 +144,19 @@ impl Socket {
                     Err(ending) => panic!("the socket of {} ended: {ending:?}", self.user),
                 },
             }
+        }
+    }
+
+    /// The same for several.
+    pub async fn meanwhile_all<T>(
+        sockets: impl IntoIterator<Item = &mut Self>,
+        something: impl Future<Output = T>,
+    ) -> T {
+        let reading = sockets.into_iter().map(|socket| socket.meanwhile(pending::<Infallible>()));
+        tokio::select! {
+            done = something => done,
+            // Of none this ends at once.
+            Some(never) = FuturesUnordered::from_iter(reading).into_future().map(|(ended, _)| ended) => match never {},
         }
     }
 
@@ -179,13 +214,8 @@ impl Socket {
     pub async fn nothing_but_a_marker_to(&mut self, database: &Database, user: &str) {
         let marker = format!("marker {}", fastrand::u64(..));
         database.run(&format!("select notifier.send('{user}', 'info', '{marker}')")).await;
-        let frame = loop {
-            let frame = self.frame().await;
-            // What a client that keeps cursors is told beside notifications comes when it comes.
-            if frame["op"].is_null() {
-                break frame;
-            }
-        };
+        // What a client that keeps cursors is told beside notifications comes when it comes.
+        let frame = self.until(|frame| frame["op"].is_null()).await;
         assert_eq!(frame["message"], marker, "user {user} was told something else: {frame}");
     }
 }
