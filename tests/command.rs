@@ -217,7 +217,7 @@ async fn a_pooler_in_transaction_mode_is_called_by_its_name() {
     let database = Database::new().await;
     let port = database.url().split(':').nth(2).unwrap().split('/').next().unwrap().to_owned();
     let folder = tempfile::tempdir().unwrap();
-    let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let own = crate::support::server::free_port();
     let config = folder.path().join("pgbouncer.ini");
     std::fs::write(
         &config,
@@ -296,7 +296,11 @@ async fn check_says_what_broke_and_fails_when_somebody_is_not_told() {
 
     let mut command = binary();
     command.args(["serve", "--database-url", &url, "--listen", "127.0.0.1:0", "--auth", "none"]).stderr(Stdio::piped());
-    let _serving = serve(command).await;
+    let (_serving, address, _log) = serve(command).await;
+    eventually("it listens", || async {
+        reqwest::get(format!("http://{address}/readyz")).await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
     let (code, out, _) = run(&arguments).await;
     assert_eq!((code, out.starts_with("all is well: 127.0.0.1:")), (Some(0), true), "{out}");
 

@@ -49,40 +49,44 @@ async fn the_primary_alone_is_used_and_beside_standbys_the_service_waits_for_a_p
         assert_eq!(amount(&socket.frame().await), Some(1));
     }
     let at_standby = connect(&pair.standby.url("postgres")).await;
-    eventually("nobody stays at the standby", || async { sessions(&at_standby, "two").await == 0 }).await;
+    let alone = async {
+        eventually("nobody stays at the standby", || async { sessions(&at_standby, "two").await == 0 }).await;
 
-    // Nothing but a standby: alive, not ready, and it says why.
-    let three = Service::start(&url(&[standby, dead], "three")).await;
-    eventually("it serves", || async { three.get("/healthz").await.is_some_and(|answer| answer.status() == 200) })
+        // Nothing but a standby: alive, not ready, and it says why.
+        let three = Service::start(&url(&[standby, dead], "three")).await;
+        eventually("it serves", || async { three.get("/healthz").await.is_some_and(|answer| answer.status() == 200) })
+            .await;
+        eventually("it says why it is not ready", || async {
+            let (status, why) = readyz(&three).await;
+            assert!(!why.contains("geheim"), "{why}");
+            let reasons = [format!("{standby} is a standby"), format!("{dead}: "), "Connection refused".to_owned()];
+            status == 503 && reasons.iter().all(|reason| why.contains(reason.as_str()))
+        })
         .await;
-    eventually("it says why it is not ready", || async {
-        let (status, why) = readyz(&three).await;
-        assert!(!why.contains("geheim"), "{why}");
-        let reasons = [format!("{standby} is a standby"), format!("{dead}: "), "Connection refused".to_owned()];
-        status == 503 && reasons.iter().all(|reason| why.contains(reason.as_str()))
-    })
-    .await;
-    let mut waiting = Socket::connect(three.address, "7").await;
+        let waiting = Socket::connect(three.address, "7").await;
+        pair.standby.promote().await;
+        (three, waiting)
+    };
+    let (_three, mut waiting) = first.meanwhile(second.meanwhile(alone)).await;
 
     // Two primaries: the services that are at the old one stay there as a whole, and don't go to and fro.
-    pair.standby.promote().await;
     assert_eq!(waiting.frame().await["connected"], true);
     let at_new = connect(&pair.standby.url("parking_app")).await;
     at_new.batch_execute("update payment set status = 'verified' where id = 201").await.unwrap();
-    assert_eq!(waiting.frame().await["event"], "payment.verified");
+    assert_eq!(first.meanwhile(second.meanwhile(waiting.frame())).await["event"], "payment.verified");
     let terminate =
         "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name in ('one', 'two')";
     let superuser = pair.superuser().await;
     assert!(superuser.query_one(terminate, &[]).await.unwrap().get::<_, i64>(0) > 2);
     app.execute(RENEWAL, &[&2_i64]).await.unwrap();
-    assert_eq!(amount(&first.frame().await), Some(2));
+    assert_eq!(amount(&second.meanwhile(first.frame()).await), Some(2));
     assert_eq!(sessions(&at_standby, "one").await, 0);
 
     pair.lose_the_primary();
-    eventually("all of it is at the new one", || async {
+    let moved = eventually("all of it is at the new one", || async {
         one.is_ready().await && sessions(&at_standby, "one").await > 2
-    })
-    .await;
+    });
+    first.meanwhile(second.meanwhile(moved)).await;
     at_new.execute(RENEWAL, &[&3_i64]).await.unwrap();
     for socket in [&mut first, &mut second] {
         while amount(&socket.frame().await) != Some(3) {}
@@ -125,19 +129,19 @@ async fn after_a_promotion_under_load_all_that_is_committed_arrives_once() {
         told = see(socket.frame().await);
     }
     pair.lose_the_primary();
-    eventually("each host's reason is told", || async {
+    let said = eventually("each host's reason is told", || async {
         let (status, why) = readyz(&service).await;
         let reasons = [format!("{standby} is a standby"), format!("{primary}: "), "Connection refused".to_owned()];
         status == 503 && reasons.iter().all(|reason| why.contains(reason.as_str()))
-    })
-    .await;
+    });
+    socket.meanwhile(said).await;
     let mut written = HashSet::new();
     for writer in writers {
         written.extend(writer.await.unwrap());
     }
     assert_eq!(written.len(), acknowledged.load(Ordering::Relaxed) as usize);
 
-    pair.standby.promote().await;
+    socket.meanwhile(pair.standby.promote()).await;
     let app = connect(&pair.standby.url("parking_app")).await;
     let committed =
         "select amount::int8 from payment where is_renewal and status = 'success' and user_id = 8 and id > 1000";

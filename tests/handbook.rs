@@ -163,7 +163,8 @@ async fn every_example_of_the_handbook_does_what_the_handbook_says() {
             .await;
         }
         let client = if example.is_written_by_the_application() { &database.app } else { &database.owner };
-        let result = last_table(client, &example.sql).await;
+        database.forget_slowness().await;
+        let result = Socket::meanwhile_all(sockets.values_mut(), last_table(client, &example.sql)).await;
         if let Some(Shows::Refusal(shown)) = &example.shows {
             let error = result.expect_err(&place);
             let error = error.as_db_error().unwrap_or_else(|| panic!("{place}{error}"));

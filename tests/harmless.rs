@@ -133,16 +133,16 @@ async fn a_transaction_that_had_to_wait_for_a_lock_waits_once() {
     .enumerate()
     {
         locker.batch_execute(&format!("begin; lock table {locked}")).await.unwrap();
-        // 200 waits of 50 ms would be 10 s: the limit tells one wait from many, on a slow machine too.
-        database.write("begin; set local statement_timeout = '8s'").await;
+        // 500 waits of 50 ms would be 25 s: the limit tells one wait from many, on a slow machine too.
+        database.write("begin; set local statement_timeout = '20s'").await;
         let updates =
             "update payment set status = 'verified' where id = 204; update payment set status = 'pending' where id = 204;"
-                .repeat(200);
+                .repeat(500);
         database.write(&format!("do $$ begin {updates} end $$")).await;
         database.write("commit").await;
         locker.batch_execute("commit").await.unwrap();
         let spilled: i64 = database.one("select count(*) from notifier.spill").await;
-        assert_eq!(spilled, 200 * (round as i64 + 1), "{locked}");
+        assert_eq!(spilled, 500 * (round as i64 + 1), "{locked}");
         assert_eq!(database.faults().await, 0, "{locked}");
     }
 }
@@ -151,10 +151,17 @@ async fn a_transaction_that_had_to_wait_for_a_lock_waits_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notification_goes_to_the_leaf_of_its_day() {
     let database = Database::new().await;
-    let written: String = database.one("select pg_get_functiondef('notifier.record_one'::regproc)").await;
+    // Where the query took long on a busy machine, it is the other one that is called.
+    let written: Vec<String> = database
+        .one("select array[pg_get_functiondef('notifier.record_one'::regproc), pg_get_functiondef('notifier.record'::regproc)]")
+        .await;
     for day in 0..16 {
         let at = format!("timestamptz '2026-03-01 23:59:59.999999Z' + {day} * interval '1 day'");
-        database.run(&written.replace(":= clock_timestamp()", &format!(":= {at}"))).await;
+        for function in &written {
+            let at_that_time = function.replace(":= clock_timestamp()", &format!(":= {at}"));
+            assert_ne!(*function, at_that_time);
+            database.run(&at_that_time).await;
+        }
         let before: i64 = database.one("select count(*) from notifier.notification").await;
         database.write("update payment set status = 'pending' where id = 204; update payment set status = 'verified' where id = 204").await;
         let wrong = format!(
@@ -170,6 +177,18 @@ async fn a_notification_goes_to_the_leaf_of_its_day() {
     assert_eq!(database.one::<i64>(leaves).await, 16);
     assert_eq!(database.one::<i64>("select count(*) from notifier.spill").await, 0);
     assert_eq!(database.faults().await, 0);
+}
+
+/// Which events failed, how, and how often. One fault is kept for each event and transaction: where the query took long as well, on
+/// a busy machine, it is that.
+async fn faults(database: &Database) -> Vec<String> {
+    let rows = database
+        .rows(
+            "select format('%s %s %s', event, min(sqlstate) filter (where sqlstate <> 'NTF01'), sum(count)) from notifier.fault
+             group by event having min(sqlstate) <> 'NTF01' order by event",
+        )
+        .await;
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// One row may tell several users, and the next event of its table others: each what is theirs.
@@ -213,11 +232,7 @@ async fn events_of_one_row_tell_each_their_own() {
     let many = told(2).await;
     let of = |event: &str| many.iter().filter(|told| told.starts_with(event)).count();
     assert_eq!([of("crowd.a "), of("crowd.b "), of("crowd.d "), of("crowd.e ")], [40, 1, 39, 1]);
-    let faults = database
-        .rows("select event, sqlstate, count from notifier.fault where sqlstate <> 'NTF01' order by event")
-        .await;
-    let faults: Vec<(String, String, i64)> = faults.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
-    assert_eq!(faults, [("crowd.c".to_owned(), "22001".to_owned(), 3), ("crowd.ca".to_owned(), "22012".to_owned(), 3)]);
+    assert_eq!(faults(&database).await, ["crowd.c 22001 3", "crowd.ca 22012 3"]);
 }
 
 /// However Postgres plans it: as the planner sees a table that autovacuum found empty, a plan that asks for "the first" once for each
@@ -283,7 +298,7 @@ async fn a_statement_of_100_000_rows_is_told_and_spends_no_more_than_three_trans
         assert_eq!(david.frame().await["event"], "booking.declined");
     }
     david.nothing_but_a_marker(&database).await;
-    assert_eq!(database.one::<i64>(told).await, MANY + 21);
+    eventually("all are rows", async || database.one::<i64>(told).await == MANY + 21).await;
 }
 
 /// Read inside the exception block, insert outside: a thousand subtransaction ids would slow every other session.
@@ -301,8 +316,10 @@ async fn many_small_statements_spend_one_transaction_id() {
              and pid = (select pid from pg_stat_activity where usename = 'parking_app' and datname = current_database())",
         )
         .await;
-    assert_eq!(spent, 1);
     database.write("commit").await;
+    // Each fault that is kept spends another.
+    let slow: i64 = database.one("select count(*) from notifier.fault where sqlstate = 'NTF01'").await;
+    assert!(spent <= 1 + slow, "{spent}");
     assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, 25);
 }
 
@@ -354,8 +371,7 @@ async fn a_user_without_a_text_is_a_fault_and_no_error() {
         (first, told) = (first + rows, told + rows - 1);
         assert_eq!(database.one::<i64>("select count(*) from notifier.notification").await, told, "{rows} rows");
     }
-    let faults = database.rows("select sqlstate, count from notifier.fault where sqlstate <> 'NTF01'").await;
-    assert_eq!((faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1), faults.len()), ("22001", 5, 1));
+    assert_eq!(faults(&database).await, ["thing.added 22001 5"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,6 +386,7 @@ async fn what_no_index_can_hold_is_a_fault_and_no_error() {
     let mut socket = Socket::open(service.address, "8").await;
     database.write("insert into note values (1, repeat('x', 3000), 'too long a user')").await;
     database.write("insert into note values (2, '', 'nobody')").await;
+    assert_eq!(faults(&database).await, ["note.added 22001 2"]);
     database.write("insert into note values (3, null, 'nobody'), (4, '8', null)").await;
     assert_eq!(socket.frame().await["message"], "");
     database.write("insert into note values (5, '8', repeat('y', 1000000))").await;
@@ -379,8 +396,6 @@ async fn what_no_index_can_hold_is_a_fault_and_no_error() {
     assert_eq!((&frame["cut"], &frame["data"]), (&true.into(), &serde_json::json!({})));
     let inbox = crate::support::Inbox::of(&service, "8").list("limit=1").await;
     assert_eq!(inbox["notifications"][0]["message"].as_str().unwrap().len(), 1_000_000);
-    let faults = database.rows("select sqlstate, count from notifier.fault where sqlstate <> 'NTF01'").await;
-    assert_eq!((faults[0].get::<_, &str>(0), faults[0].get::<_, i64>(1)), ("22001", 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Tokens as they come from outside, against keys in files and sets that change while they are used.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +14,7 @@ use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::support::server::free_port;
 use crate::support::signer::{ALGORITHMS, RSA, encode};
 use crate::support::{KeyServer, Signer, eventually};
 
@@ -297,9 +299,7 @@ async fn a_key_server_that_fails_takes_no_key_away() {
 async fn a_key_server_that_is_away_at_the_start_is_asked_until_it_answers() {
     let signer = Signer::p256();
     let token = signer.sign(Some("1"), &claims());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let (jwt, _keeper) = keep(&format!("http://{address}/keys")).await;
     assert_eq!(jwt.verify(&token).await.err(), Some(Invalid::Unknown));
     let server = KeyServer::on(TcpListener::bind(address).await.unwrap());

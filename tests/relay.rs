@@ -24,7 +24,9 @@ async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where
     eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
 
     let mut position = None;
+    let generation = || database.one::<i64>("select generation from notifier.progress");
     for (what, rows) in [("a few", 3), ("as many as a NOTIFY holds, and more", 60)] {
+        let led = generation().await;
         database
             .write(&format!(
                 "insert into payment (booking_id, user_id, amount, status, is_renewal)
@@ -39,12 +41,10 @@ async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where
                 told += several.len();
             } else if let Some(since) = payload["since"].as_str() {
                 told += payload["told"].as_array().unwrap().len();
-                assert_eq!(told, rows, "{what}: the rows stand in it and before it");
-                // One follows the other, whatever was read in between and found empty.
-                assert!(
-                    position.replace(payload["position"].clone()).is_none_or(|position| position == since),
-                    "{what}"
-                );
+                // The rows stand in it and before it, and one follows the other, whatever was read in between and found empty.
+                let follows = position.replace(payload["position"].clone()).is_none_or(|position| position == since);
+                // A relay that had to stop for seconds lost the lead, and what it told is told again.
+                assert!(told == rows && follows || generation().await != led, "{what}: {told}, since {since}");
                 break;
             }
         }
@@ -61,7 +61,7 @@ async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where
         database.run(sql).await;
         let payload = loop {
             let payload: Value = serde_json::from_str(&heard.recv().await.unwrap()).unwrap();
-            if payload["beat"] != "relay" {
+            if payload["beat"].is_null() {
                 break payload;
             }
             assert!(payload["since"].is_null(), "{what}: claims what it did not tell");
@@ -178,15 +178,23 @@ async fn a_read_of_the_relay_after_which_nothing_ended_finds_the_same_position()
     let generation: i64 = relay.query_one("select notifier.become_relay()", &[]).await.unwrap().get(0);
     let epoch = database.epoch().await;
     writer.batch_execute("begin; select notifier.send('8', 'info', 'x')").await.unwrap();
-    let position: String = database.one("select pg_current_snapshot()::text").await;
-    let pass_on = format!("select * from notifier.pass_on({generation}, '{epoch}', '{position}', '{position}')");
-    let found = || async {
+    let found = async |position: &str| {
+        let pass_on = format!("select * from notifier.pass_on({generation}, '{epoch}', '{position}', '{position}')");
         let row = relay.query_one(&pass_on, &[]).await.unwrap();
         (row.get::<_, String>(0), row.get::<_, i64>(1))
     };
-    assert_eq!(found().await, (position.clone(), 0));
+    let mut tries = 0;
+    let position = loop {
+        let position: String = database.one("select pg_current_snapshot()::text").await;
+        if found(&position).await == (position.clone(), 0) {
+            break position;
+        }
+        // Other databases of the server share its transactions: one of theirs may have ended between.
+        tries += 1;
+        assert!(tries < 200, "another position each time");
+    };
     writer.batch_execute("commit").await.unwrap();
-    let (after, rows) = found().await;
+    let (after, rows) = found(&position).await;
     assert_eq!((after != position, rows), (true, 1));
 }
 
@@ -200,7 +208,7 @@ async fn a_relay_whose_generation_has_passed_takes_another() {
     let before = generation().await;
     database.run("update notifier.progress set generation = generation + 1").await;
     eventually("it is the relay once more", || async {
-        generation().await == before + 2 && service.is_announced_to().await
+        generation().await >= before + 2 && service.is_announced_to().await
     })
     .await;
     database.write("update payment set status = 'verified' where id = 204").await;

@@ -13,16 +13,15 @@ async fn what_is_sent_for_later_comes_then_and_can_be_taken_back() {
         )
     };
     // Of one key the last call counts, whichever is due first.
-    database.run(&later("replaced", "0.5", "'a'")).await;
-    database.run(&later("first", "0.2", "'a'")).await;
-    database.run(&later("taken back", "0.3", "'b'")).await;
+    database.run(&later("replaced", "3600", "'a'")).await;
+    database.run(&later("taken back", "3600", "'b'")).await;
     assert!(database.one::<bool>("select notifier.cancel_send('b')").await);
     assert!(!database.one::<bool>("select notifier.cancel_send('b')").await, "twice");
     assert!(!database.one::<bool>("select notifier.cancel_send('never')").await);
-    database.run(&later("without a key", "0.4", "null")).await;
-    database.run(&later("overtaken", "0.6", "'c'")).await;
+    database.run(&later("overtaken", "3600", "'c'")).await;
     database.run("select notifier.send('8', 'info', 'at once', key => 'c')").await;
     assert_eq!(david.frame().await["message"], "at once");
+    database.run(&[later("first", "0.2", "'a'"), later("without a key", "0.4", "null")].join("; ")).await;
     assert_eq!(david.frame().await["message"], "first");
     assert_eq!(david.frame().await["message"], "without a key");
     eventually("nothing is left of any of them", || async {
@@ -62,13 +61,18 @@ async fn a_lock_on_what_is_sent_later_loses_nothing() {
     locker.batch_execute("begin; lock table notifier.scheduled").await.unwrap();
     database
         .run("select notifier.send('8', 'warning', 'later', '{\"a\": 1}', 'x.y', send_at => clock_timestamp() + interval '0.1 s', key => 'k');
-              select notifier.send('8', 'info', 'never', send_at => clock_timestamp() + interval '0.1 s', key => 'l')")
+              select notifier.send('8', 'info', 'never', send_at => clock_timestamp() + interval '1 hour', key => 'l')")
         .await;
     locker.batch_execute("commit").await.unwrap();
     database.run("select notifier.cancel_send('l')").await;
     let frame = david.frame().await;
     assert_eq!((frame["message"].as_str(), frame["event"].as_str()), (Some("later"), Some("x.y")));
     assert_eq!(frame["data"], serde_json::json!({"a": 1}));
+    eventually("the other one is gone, wherever it was", || async {
+        let left = "select (select count(*) from notifier.scheduled) + (select count(*) from notifier.spill)";
+        database.one::<i64>(left).await == 0
+    })
+    .await;
     david.nothing_but_a_marker(&database).await;
 }
 

@@ -188,7 +188,7 @@ async fn a_socket_that_cannot_keep_up_misses_nothing() {
             "insert into payment (booking_id, user_id, amount, status, is_renewal) select 101, 7, n, 'success', true from generate_series(1, {MANY}) n"
         ))
         .await;
-    for socket in quick.iter_mut().chain([&mut slow]) {
+    let each_once = async |socket: &mut Socket| {
         let mut seen = vec![0; MANY + 1];
         for _ in 0..MANY {
             let frame = socket.frame().await;
@@ -199,7 +199,10 @@ async fn a_socket_that_cannot_keep_up_misses_nothing() {
             "a socket was told one of them {:?} times",
             seen.iter().max()
         );
-    }
+    };
+    let [one, other] = &mut quick;
+    tokio::join!(each_once(one), each_once(other));
+    Socket::meanwhile_all(&mut quick, each_once(&mut slow)).await;
     database.run("select notifier.send('7', 'info', 'the end')").await;
     for socket in quick.iter_mut().chain([&mut slow]) {
         assert_eq!(socket.frame().await["message"], "the end");

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::service::given_up;
-use crate::support::socket::Ending;
+use crate::support::socket::{Ending, V1};
 use crate::support::{Database, Service, Socket, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +139,8 @@ async fn malformed_payloads_are_counted_and_ignored_and_forged_ones_reach_nobody
             .await;
     }
     socket.nothing_but_a_marker(&database).await;
-    assert_eq!(service.metric("notifier_malformed_payloads_total").await, 6);
+    // (The marker may have been read before the last of them was heard.)
+    eventually("all six are counted", async || service.metric("notifier_malformed_payloads_total").await == 6).await;
     assert!(service.is_ready().await);
 }
 
@@ -153,7 +154,10 @@ async fn two_instances_tell_the_sockets_of_both_and_one_takes_over_the_bell() {
     database.write("update payment set status = 'verified' where id = 204").await;
     assert_eq!(here.frame().await["event"], "payment.verified");
     assert_eq!(there.frame().await["event"], "payment.verified");
-    assert_eq!(second.metric("notifier_relay").await, 0);
+    eventually("one of them is the relay", || async {
+        first.metric("notifier_relay").await + second.metric("notifier_relay").await == 1
+    })
+    .await;
 
     first.begin_to_stop();
     assert_eq!(here.ending().await, Ending::Closed(1012));
@@ -165,15 +169,23 @@ async fn two_instances_tell_the_sockets_of_both_and_one_takes_over_the_bell() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_tells_sockets_to_come_back_and_notes_what_they_confirmed() {
-    let database = Database::new().await;
-    let service = Service::on(&database).await;
-    let mut socket = Socket::open(service.address, "8").await;
-    database.write("update payment set status = 'verified' where id = 204").await;
-    assert_eq!(socket.frame().await["event"], "payment.verified");
-    service.begin_to_stop();
-    assert_eq!(socket.ending().await, Ending::Closed(1012));
-    service.stop().await;
-    assert_eq!(database.one::<i64>("select count(*) from notifier.notification where delivered_at is null").await, 0);
+    // A service that stops waits a second or two for confirmations. Where the machine stood still for longer, it is begun again.
+    let mut tries = 0;
+    let database = loop {
+        let database = Database::new().await;
+        let service = Service::on(&database).await;
+        let mut socket = Socket::open(service.address, "8").await;
+        database.write("update payment set status = 'verified' where id = 204").await;
+        assert_eq!(socket.frame().await["event"], "payment.verified");
+        service.begin_to_stop();
+        assert_eq!(socket.ending().await, Ending::Closed(1012));
+        service.stop().await;
+        if database.one("select bool_and(delivered_at is not null) from notifier.notification").await {
+            break database;
+        }
+        tries += 1;
+        assert!(tries < 5, "what was confirmed is not noted");
+    };
 
     database.write("update booking set status = 'cancelled_by_admin' where id = 104").await;
     let service = Service::on(&database).await;
@@ -192,7 +204,9 @@ async fn opening_in_the_middle_of_writes_neither_skips_nor_doubles() {
     // When the relay begins or ends to tell for the writers, what one of them commits just before may come just after.
     eventually("writers announce", || service.is_announced_to()).await;
     let writer = database.another_app().await;
-    let mut sockets = vec![Socket::open(service.address, "8").await];
+    let generation = || database.one::<i64>("select generation from notifier.progress");
+    let led = generation().await;
+    let (mut first, mut others) = (Socket::open(service.address, "8").await, Vec::new());
     let writing = tokio::spawn(async move {
         for n in 1..=WRITES {
             writer
@@ -201,19 +215,22 @@ async fn opening_in_the_middle_of_writes_neither_skips_nor_doubles() {
                 .unwrap();
         }
     });
+    let mut amounts = Vec::new();
     for n in 1..=WRITES {
-        assert_eq!(
-            sockets[0].frame().await["data"]["amount"].as_f64(),
-            Some(n as f64),
-            "one writer's rows come in order"
-        );
+        let frame = Socket::meanwhile_all(&mut others, first.frame()).await;
+        amounts.push(frame["data"]["amount"].as_f64().unwrap() as i64);
         if n % 60 == 0 {
-            sockets.push(Socket::open(service.address, "8").await);
+            others.push(Socket::open(service.address, "8").await);
         }
     }
+    if generation().await == led {
+        assert!(amounts.is_sorted(), "one writer's rows come in order: {amounts:?}");
+    }
+    amounts.sort();
+    assert!(amounts.iter().copied().eq(1..=WRITES), "{amounts:?}");
     writing.await.unwrap();
     database.run("select notifier.send('8', 'info', 'the end')").await;
-    for socket in &mut sockets[1..] {
+    for socket in &mut others {
         let mut seen = HashSet::new();
         let mut last = 0;
         loop {
@@ -350,12 +367,13 @@ async fn a_client_that_asks_and_reads_nothing_is_closed() {
     })
     .await;
     eventually("the service listens", || service.is_ready()).await;
-    let asked = [
-        (Socket::open(service.address, "8").await, Message::Ping(vec![7; 125].into())),
-        (Socket::open_at(service.address, "8", None).await, Message::Text(r#"{"op":"ack"}"#.into())),
-        (Socket::open_at(service.address, "8", None).await, Message::Text(r#"{"op":"read"}"#.into())),
-    ];
-    for (mut socket, message) in asked {
+    let v1 = [V1];
+    for (headers, message) in [
+        (&[][..], Message::Ping(vec![7; 125].into())),
+        (&v1, Message::Text(r#"{"op":"ack"}"#.into())),
+        (&v1, Message::Text(r#"{"op":"read"}"#.into())),
+    ] {
+        let mut socket = Socket::open_with(service.address, "8", "", headers).await;
         // Until the answers fill the buffers on the way and nothing more is taken: the service has closed.
         let closed = tokio::time::timeout(crate::support::LIMIT, async {
             while socket.stream.feed(message.clone()).await.is_ok() && socket.stream.flush().await.is_ok() {}

@@ -40,20 +40,17 @@ async fn a_row_is_told_and_lost_in_a_crash_and_its_id_becomes_anothers() {
         let (theirs, ours) = (1000 + 2 * round, 1001 + 2 * round);
         let admin = place.superuser().await;
         // Told by NOTIFY, and so at once: what the service itself commits would make the row safe before long.
-        eventually("the bell hangs", || async {
-            let bell =
-                "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock' and granted
+        let bell = "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock' and granted
                         and (classid::int8 << 32 | objid::int8) = 7809647138214477426";
-            admin.query_one(bell, &[]).await.unwrap().get::<_, i64>(0) == 1
-        })
-        .await;
+        let hangs = || async { admin.query_one(bell, &[]).await.unwrap().get::<_, i64>(0) == 1 };
+        first.meanwhile(second.meanwhile(eventually("the bell hangs", hangs))).await;
         let app = database::connect(&place.url("parking_app")).await;
         app.batch_execute(&format!("set synchronous_commit = off; {}", insert("success", &[(7, theirs)])))
             .await
             .unwrap();
-        let frame = told(&mut first, theirs).await.expect("it is told");
+        let frame = second.meanwhile(told(&mut first, theirs)).await.expect("it is told");
         server.end("QUIT");
-        server.start_again().await;
+        first.meanwhile(second.meanwhile(server.start_again())).await;
         let app = database::connect(&place.url("parking_app")).await;
         app.batch_execute(&insert("success", &[(8, ours)])).await.unwrap();
         let survived =
@@ -65,12 +62,12 @@ async fn a_row_is_told_and_lost_in_a_crash_and_its_id_becomes_anothers() {
         );
         let id: String = owner.query_one(&id, &[]).await.unwrap().get(0);
         again += u32::from(frame["id"] == id.as_str());
-        let frame = told(&mut second, ours).await;
+        let frame = first.meanwhile(told(&mut second, ours)).await;
         assert!(
             frame.is_some(),
             "round {round}: the row of the other user never came; rows lost in crashes: {lost}, ids that came again: {again}"
         );
-        eventually("the service listens", || service.is_ready()).await;
+        first.meanwhile(second.meanwhile(eventually("the service listens", || service.is_ready()))).await;
         if lost >= size(1, 20) {
             break;
         }

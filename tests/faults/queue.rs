@@ -115,5 +115,5 @@ async fn the_leading_process_is_stopped_with_megabytes_unread() {
     .await;
     checker.finish().await.nothing_lost().no_write_failed();
     // Five seconds on a machine of its own; beside other tests it may be late.
-    assert!(led.as_secs() < size(10, 5), "nobody led for {led:?}");
+    assert!(led.as_secs() < size(30, 5), "nobody led for {led:?}");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 use super::{answer, connect, ended, handshake};
 use crate::support::process::{Process, binary};
@@ -32,12 +32,28 @@ async fn log_in(from: [u8; 4], to: std::net::SocketAddr) -> Duration {
     begun.elapsed()
 }
 
+/// What most logins took at most, each from an address of its own. Beside an attack it may be ten times what it is in peace: a
+/// login that waited for the attack's end would take far longer.
+async fn usual_login(first: u8, to: std::net::SocketAddr) -> Duration {
+    let mut logins = Vec::new();
+    for n in 0..9 {
+        logins.push(log_in([127, 0, 8, first + n], to).await);
+    }
+    logins.sort();
+    logins[logins.len() / 2]
+}
+
+fn slowed_down(peace: Duration) -> Duration {
+    Duration::from_millis(500) + 10 * peace
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_slow_heads_are_closed_in_six_seconds_and_a_login_answers_meanwhile() {
     const FROM_ONE: usize = 400;
     let database = Database::new().await;
     let service = Process::start_with(&database.url(), "127.0.0.1:0".parse().unwrap(), &AS_IT_COMES).await;
     let to = service.address;
+    let peace = usual_login(101, to).await;
     let mut slow = JoinSet::new();
     for n in 0..2_000 {
         // Sixteen addresses with a hundred each, which each of them may have, and one with four hundred, which none may have.
@@ -59,20 +75,24 @@ async fn two_thousand_slow_heads_are_closed_in_six_seconds_and_a_login_answers_m
             }
         });
     }
-    let mut logins = Vec::new();
-    for n in 0..9 {
-        logins.push(log_in([127, 0, 8, 1 + n], to).await);
-    }
+    let attacked = usual_login(1, to).await;
     assert!(!slow.is_empty(), "the attack goes on");
-    logins.sort();
-    assert!(logins[logins.len() / 2] < Duration::from_millis(500), "{logins:?}");
-    let mut slowest = Duration::ZERO;
-    while let Some(took) = slow.join_next().await {
-        slowest = slowest.max(took.unwrap());
+    assert!(attacked < slowed_down(peace), "{attacked:?}, and {peace:?} in peace");
+    let (mut slowest, mut latest) = (Duration::ZERO, Duration::ZERO);
+    // Five seconds are what they have. How late a machine is that has other things to do is seen by what is done meanwhile.
+    for n in 0.. {
+        let begun = Instant::now();
+        while let Some(took) = slow.try_join_next() {
+            slowest = slowest.max(took.unwrap());
+        }
+        if slow.is_empty() {
+            break;
+        }
+        log_in([127, 0, 7, 1 + n % 200], to).await;
+        sleep(Duration::from_millis(50)).await;
+        latest = latest.max(begun.elapsed());
     }
-    // Five seconds are what they have. How late a machine is that has other things to do is seen by the logins.
-    let late = Duration::from_secs(1).max(4 * logins[logins.len() - 1]);
-    assert!(slowest < Duration::from_secs(5) + late, "{slowest:?}, and a login {logins:?}");
+    assert!(slowest < Duration::from_secs(6) + 4 * latest, "{slowest:?}, where something else took {latest:?}");
     let refused = metric(to, "notifier_refused_total{reason=\"connections\"}").await;
     assert_eq!(refused, FROM_ONE as u64 - 200, "of one address two hundred are let in");
 }
@@ -83,6 +103,7 @@ async fn a_flood_of_handshakes_from_one_address_is_refused_cheaply_and_troubles_
     let database = Database::new().await;
     let service = Process::start_with(&database.url(), "127.0.0.1:0".parse().unwrap(), &AS_IT_COMES).await;
     let to = service.address;
+    let peace = usual_login(1, to).await;
     let begun = Instant::now();
     let mut flood = JoinSet::new();
     for lane in 0..20 {
@@ -100,16 +121,12 @@ async fn a_flood_of_handshakes_from_one_address_is_refused_cheaply_and_troubles_
         });
     }
     // Others come in while it goes on.
-    let mut others = Vec::new();
-    for n in 0..9 {
-        others.push(log_in([127, 0, 8, 101 + n], to).await);
-    }
+    let attacked = usual_login(101, to).await;
     let mut open = Vec::new();
     while let Some(streams) = flood.join_next().await {
         open.extend(streams.unwrap());
     }
-    others.sort();
-    assert!(others[others.len() / 2] < Duration::from_millis(500), "{others:?}");
+    assert!(attacked < slowed_down(peace), "{attacked:?}, and {peace:?} in peace");
     // Forty at once and twenty a second, and of those fifty may stay.
     let most = (40 + 20 * (begun.elapsed().as_secs() as usize + 1)).min(50);
     assert!((40..=most).contains(&open.len()), "{} let in", open.len());
@@ -121,7 +138,7 @@ async fn a_flood_of_handshakes_from_one_address_is_refused_cheaply_and_troubles_
     assert_eq!(counted, (FLOOD - open.len()) as u64);
     // Who is refused asks the database nothing.
     eventually("the sockets that were let in have been greeted", || async {
-        metric(to, "notifier_catch_ups_total").await == (open.len() + 9) as u64
+        metric(to, "notifier_catch_ups_total").await == (open.len() + 18) as u64
     })
     .await;
 }

@@ -115,6 +115,7 @@ pub struct Checker {
     pub plan: Plan,
     place: Place,
     online: watch::Sender<bool>,
+    resting: watch::Sender<bool>,
     sockets: JoinSet<()>,
     writing: JoinSet<()>,
     writers: Arc<Writers>,
@@ -140,18 +141,20 @@ impl Checker {
             .unwrap();
         let ledger = Arc::new(Ledger::default());
         let (online, is_online) = watch::channel(true);
+        let (resting, rests) = watch::channel(false);
         let mut sockets = JoinSet::new();
         for number in 0..plan.sockets {
             let user = plan.user(number);
             sockets.spawn(sockets::run(number, user, door.clone(), ledger.clone(), is_online.clone()));
         }
-        let writers =
-            Writers { plan, url: place.url("parking_app"), ledger: ledger.clone(), failures: AtomicU64::new(0) };
+        let (url, failures) = (place.url("parking_app"), AtomicU64::new(0));
+        let writers = Writers { plan, url, ledger: ledger.clone(), rests, failures };
         let checker = Self {
             ledger,
             plan,
             place: place.clone(),
             online,
+            resting,
             sockets,
             writing: JoinSet::new(),
             writers: Arc::new(writers),
@@ -182,6 +185,11 @@ impl Checker {
         if !online {
             self.until("all sockets are closed", |ledger| ledger.open_connections() == 0).await;
         }
+    }
+
+    /// Lets writers rest after what they are at, with their sessions open, or go on.
+    pub fn rest(&self, resting: bool) {
+        self.resting.send_replace(resting);
     }
 
     /// Waits until so many more rows have been committed, and so been written under the fault.

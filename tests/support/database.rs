@@ -169,6 +169,13 @@ impl Database {
         self.one("select count(*) from notifier.fault where sqlstate <> 'NTF01'").await
     }
 
+    /// Lets go of what says something of the machine.
+    pub async fn forget_slowness(&self) {
+        for table in ["fault_record", "fault_total"] {
+            self.run(&format!("delete from notifier.{table} where sqlstate = 'NTF01'")).await;
+        }
+    }
+
     /// The present epoch's token.
     pub async fn epoch(&self) -> String {
         self.one("select token from notifier.epoch order by number desc limit 1").await

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::error::Severity;
 use tokio_postgres::{Client, Error, NoTls};
@@ -39,6 +40,8 @@ pub struct Writers {
     pub plan: Plan,
     pub url: String,
     pub ledger: Arc<Ledger>,
+    /// Whether they write nothing for now.
+    pub rests: watch::Receiver<bool>,
     /// Statements that the server refused with an error while it was there.
     pub failures: AtomicU64,
 }
@@ -65,6 +68,8 @@ impl Writers {
                 continue;
             }
             while !stop.is_cancelled() && !client.is_closed() {
+                // (What lets them rest may have ended with the test.)
+                let _ = self.rests.clone().wait_for(|rests| !rests).await;
                 self.write(&client).await;
                 sleep(Duration::from_millis(fastrand::u64(..=self.plan.pause_ms))).await;
             }
