@@ -192,7 +192,13 @@ impl CatchUp {
             return;
         }
         let users: Vec<_> = mirrors.iter().map(|read_by| read_by.user_id.clone()).collect();
-        match store.unread(&users).await {
+        let mut counts = store.unread(&users).await;
+        if counts.is_err() {
+            // A connection that was lost, say. A database that is away for longer is listened to anew, and then all is counted anew.
+            sleep(PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+            counts = store.unread(&users).await;
+        }
+        match counts {
             Ok(counts) => {
                 for (read_by, unread) in mirrors.iter().zip(counts) {
                     let (ids, before) = (read_by.ids.as_deref(), read_by.before.as_deref());
@@ -201,13 +207,7 @@ impl CatchUp {
                     self.registry.tell(&read_by.user_id, &frame, origin);
                 }
             }
-            Err(error) => {
-                warn!(error = format!("{error:#}"), "what was read is mirrored later");
-                sleep(PAUSE.mul_f64(0.5 + fastrand::f64())).await;
-                let waiting = &mut *self.lock();
-                waiting.mirrors.splice(..0, mirrors);
-                waiting.mirrors.truncate(MAX_MIRRORS);
-            }
+            Err(error) => warn!(error = format!("{error:#}"), "what was read is not mirrored"),
         }
     }
 
