@@ -35,7 +35,7 @@ async fn the_autobahn_cases_pass_and_every_close_is_clean() {
     // 9: megabytes, which no client of ours sends; 12 and 13: compression, which is not offered.
     driver.args(["-m", "fuzzingclient", "-p", "2", "-x", "9.*", "-x", "12.*", "-x", "13.*", "-o"]).arg(reports.path());
     let ran = driver.arg(address.to_string()).stdout(Stdio::null()).kill_on_drop(true).status();
-    timeout(LIMIT, ran).await.expect("the driver ended").expect("the driver started");
+    timeout(5 * LIMIT, ran).await.expect("the driver ended").expect("the driver started");
 
     let report = std::fs::read_to_string(reports.path().join("index.json")).expect("a report");
     let agents: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_str(&report).unwrap();

@@ -17,8 +17,8 @@ import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
-const SOON = { timeout: 15_000 };
-const TIMED = { timeout: 60_000 };
+const SOON = { timeout: 30_000 };
+const TIMED = { timeout: 120_000 };
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 // The timed ones come first, so that their timers run while the others are pressed.
@@ -39,7 +39,7 @@ const ROLES = ['driver', 'owner'];
 const executablePath = findChromium();
 const skip = executablePath ? false : 'skipped: no Chromium: install the package chromium';
 
-describe('demo page', { skip, timeout: 90_000 }, () => {
+describe('demo page', { skip, timeout: 300_000 }, () => {
   let url;
   let stopDemo = async () => {};
   let profile;
