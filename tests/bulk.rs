@@ -161,10 +161,10 @@ async fn without_a_bell_it_is_found_and_made_rows_of() {
         )
         .await;
     let told: BTreeSet<String> = frames(&mut socket, 1200).await.iter().map(id).collect();
-    eventually("rows are made of it", || async {
+    let rows = eventually("rows are made of it", || async {
         database.one::<i64>("select count(*) from notifier.bulk").await == 0
-    })
-    .await;
+    });
+    socket.meanwhile(rows).await;
     assert_eq!(BTreeSet::from_iter(texts(&database, IDS).await), told);
     socket.nothing_but_a_marker(&database).await;
 }

@@ -158,7 +158,7 @@ async fn sigterm_closes_the_sockets_with_1012_and_ends() {
     }
     let status = timeout(LIMIT, child.wait()).await.expect("it never ended").unwrap();
     assert_eq!(status.code(), Some(0));
-    assert!(told.elapsed().as_secs() < 10, "it took {:?}", told.elapsed());
+    assert!(told.elapsed().as_secs() < 30, "it took {:?}", told.elapsed());
     drop(stuck);
 }
 

@@ -316,10 +316,10 @@ async fn tokens_are_looked_at_again_in_batches() {
     database.run("truncate app.asked").await;
     sockets[0].nothing_but_a_marker_to(&database, "user 3").await;
     database.run("alter function app.away(text) rename to authenticate").await;
-    eventually("they are looked at again", || async {
+    let again = eventually("they are looked at again", || async {
         database.one::<i64>("select count(distinct token) from app.asked").await >= 38
-    })
-    .await;
+    });
+    sockets[0].meanwhile(again).await;
     sockets[0].nothing_but_a_marker_to(&database, "user 3").await;
     service.stop().await;
 }

@@ -152,7 +152,7 @@ async fn after_a_promotion_under_load_all_that_is_committed_arrives_once() {
         told = see(socket.frame().await);
     }
     for n in 1..=100_i64 {
-        app.execute(RENEWAL, &[&-n]).await.unwrap();
+        socket.meanwhile(app.execute(RENEWAL, &[&-n])).await.unwrap();
     }
     while told < committed.len() + 100 {
         told = see(socket.frame().await);

@@ -70,7 +70,7 @@ async fn a_lock_on_a_table_of_ours_neither_stops_a_write_nor_loses_its_notificat
         // Each statement would wait for 50 ms if a transaction did not remember that the first one had to.
         database
             .write(
-                "begin; set local statement_timeout = '5s';
+                "begin; set local statement_timeout = '20s';
                  insert into booking (id, user_id, slot_id, end_time) overriding system value values (900, 8, 21, now() + interval '1 minute');
                  update payment set status = 'verified' where id = 204;
                  update payment set status = 'pending' where id = 204;

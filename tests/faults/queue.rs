@@ -95,9 +95,9 @@ async fn the_leading_process_is_stopped_with_megabytes_unread() {
     first.signal("-STOP");
     let since = Instant::now();
     let owner = database::connect(&url).await;
-    // The bell still hangs: all of this is told, and the stopped one does not read it.
+    // All of this is told, and the stopped one does not read it.
     owner
-        .batch_execute("select notifier.send('999', 'info', n || repeat('x', 7000)) from generate_series(1, 2000) n")
+        .batch_execute("set notifier.doorbell = on; select notifier.send('999', 'info', n || repeat('x', 7000)) from generate_series(1, 2000) n")
         .await
         .unwrap();
     let admin = place.superuser().await;

@@ -55,12 +55,12 @@ async fn the_service_is_killed_while_statements_tell_thousands() {
     let url = place.url("parkmate");
     let mut service = Process::start(&url, here()).await;
     let plan = Plan {
-        // So many that nobody misses more than is told one by one: the checker counts rows.
+        // So many users, and so few statements, that nobody misses more than is told one by one: the checker counts rows.
         users: 400,
         sockets: 420,
         writers: 3,
         kinds: &[Kind::Thousand, Kind::Held, Kind::Single, Kind::Savepoint],
-        pause_ms: 500,
+        pause_ms: 1_500,
         ..Plan::new("service kill -9 while statements tell thousands")
     };
     let checker = Checker::start(plan, &place, service.address).await;
@@ -70,7 +70,10 @@ async fn the_service_is_killed_while_statements_tell_thousands() {
         service.end("-KILL").await;
         checker.written(1500).await;
         service = Process::start(&url, address).await;
+        // However long the sockets take to come back.
+        checker.rest(true);
         checker.all_open().await;
+        checker.rest(false);
     }
     checker.finish().await.nothing_lost().no_write_failed();
 }

@@ -221,7 +221,7 @@ async fn prepared_transactions_are_told_when_they_are_committed() {
     // Somebody listens: NOTIFY would fail it, which is why there is a setting. (A relay that stood still has lost the bell.)
     let mut tries = 0;
     let error = loop {
-        eventually("writers are rung", || service.is_announced_to()).await;
+        david.meanwhile(eventually("writers are rung", || service.is_announced_to())).await;
         if let Err(error) = database.app.batch_execute(&prepare("rung")).await {
             break error;
         }
