@@ -468,12 +468,12 @@ mod tests {
             clock.set(1_000.0);
             clock.set(998.0);
         }
-        assert!((1.0..1.5).contains(&clock.age(999_000_000)), "{}", clock.age(999_000_000));
+        assert!((1.0..60.0).contains(&clock.age(999_000_000)), "{}", clock.age(999_000_000));
         assert_eq!(clock.age(2_000_000_000), 0.0, "its future");
         for _ in 0..READINGS {
             clock.set(500.0);
         }
-        assert!(clock.age(499_000_000) < 1.5, "it was put back");
+        assert!(clock.age(499_000_000) < 60.0, "it was put back");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Each of the ten events, from a write of the application to frames: the right user, the right level, once; nobody else; not
 //! on rollback; not on a second save.
 
+use futures_util::future::join_all;
+
 use crate::support::{Database, Service, Socket, eventually};
 
 const EVERYBODY: [&str; 4] = ["3", "4", "7", "8"];
@@ -29,12 +31,10 @@ async fn run(case: Case) {
     }
 
     database.write(&format!("begin; {}; rollback", case.write)).await;
-    for socket in &mut sockets {
-        socket.nothing_but_a_marker(&database).await;
-    }
+    join_all(sockets.iter_mut().map(|socket| socket.nothing_but_a_marker(&database))).await;
 
     database.write(case.write).await;
-    for socket in &mut sockets {
+    let told = async |socket: &mut Socket| {
         let mut expected: Vec<_> =
             case.besides.iter().filter(|(user, _)| *user == socket.user).map(|(_, event)| *event).collect();
         if socket.user == case.user {
@@ -58,17 +58,16 @@ async fn run(case: Case) {
             }
         }
         socket.nothing_but_a_marker(&database).await;
-    }
+    };
+    join_all(sockets.iter_mut().map(told)).await;
 
     database.write(case.save_again).await;
     // A timer that was armed again has been looked at when it is not due any more.
-    eventually("no timer is due", || async {
+    let looked_at = eventually("no timer is due", || async {
         database.one::<i64>("select count(*) from notifier.timer where due_at <= now() and barrier is null").await == 0
-    })
-    .await;
-    for socket in &mut sockets {
-        socket.nothing_but_a_marker(&database).await;
-    }
+    });
+    Socket::meanwhile_all(&mut sockets, looked_at).await;
+    join_all(sockets.iter_mut().map(|socket| socket.nothing_but_a_marker(&database))).await;
     let told = format!("select count(*) from notifier.notification where event = '{}'", case.event);
     assert_eq!(database.one::<i64>(&told).await, 1);
     assert_eq!(database.faults().await, 0);

@@ -205,7 +205,7 @@ async fn every_example_of_the_handbook_does_what_the_handbook_says() {
                         expected.remove(index.unwrap_or_else(|| panic!("{place}tells {user}: {message}")));
                     }
                 }
-                all_is_told(&database).await;
+                Socket::meanwhile_all(sockets.values_mut(), all_is_told(&database)).await;
                 join_all(sockets.values_mut().map(|socket| socket.nothing_but_a_marker(&database))).await;
             }
             Some(Shows::Refusal(_)) | None => {}

@@ -174,6 +174,10 @@ async fn a_live_notification_moves_the_latencies_and_a_replayed_one_does_not() {
     assert_eq!(absent.frame().await["replayed"], true);
     let confirmed = async |count: f64| {
         eventually("it is noted", async || figure(&service, "notifier_confirmed_total").await == count).await;
+        eventually("and measured", async || {
+            figure(&service, "notifier_commit_to_confirmed_seconds_count").await == count - 1.0
+        })
+        .await;
     };
     absent.meanwhile(confirmed(1.0)).await;
     assert_eq!(figure(&service, "notifier_catch_up_rows_total").await, 1.0);

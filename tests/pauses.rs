@@ -82,10 +82,10 @@ async fn a_paused_timer_fires_what_is_still_of_use_when_it_goes_on() {
         )
         .await;
     david.nothing_but_a_marker(&database).await;
-    eventually("a paused timer keeps nobody busy", || async {
+    let idle = eventually("a paused timer keeps nobody busy", || async {
         database.one::<f64>("select notifier.next_work()").await > 1.0
-    })
-    .await;
+    });
+    david.meanwhile(idle).await;
     let says: String =
         database.one("select string_agg(line, E'\n') from notifier.resume_event('booking.expired') as line").await;
     assert!(says.ends_with("rows that are there are armed by the service, the next 24 hours first"), "{says}");

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::support::checker::Place;
 use crate::support::server::Server;
-use crate::support::{Database, Service, Socket, database, eventually};
+use crate::support::{Database, LIMIT, Service, Socket, database, eventually};
 use crate::survival::listen;
 
 /// As a DBA who wants writers never to NOTIFY, and the relay to read for them.
@@ -16,6 +17,16 @@ async fn set_doorbell(database: &Database, value: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where() {
+    for _ in 0..5 {
+        if tells_for_the_writers().await.is_some() {
+            return;
+        }
+    }
+    panic!("no relay led for long enough");
+}
+
+/// Nothing where the relay had to stop for seconds and lost the lead: the next one begins where this instance has read to.
+async fn tells_for_the_writers() -> Option<()> {
     let database = Database::new().await;
     set_doorbell(&database, "off").await;
     let service = Service::on(&database).await;
@@ -23,10 +34,15 @@ async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where
     let mut david = Socket::open(service.address, "8").await;
     eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
 
-    let mut position = None;
     let generation = || database.one::<i64>("select generation from notifier.progress");
+    let led = generation().await;
+    let mut next = async || -> Option<Value> {
+        let payload = timeout(LIMIT, heard.recv()).await.expect("there are beats at least").unwrap();
+        (generation().await == led).then(|| serde_json::from_str(&payload).unwrap())
+    };
+
+    let mut position = None;
     for (what, rows) in [("a few", 3), ("as many as a NOTIFY holds, and more", 60)] {
-        let led = generation().await;
         database
             .write(&format!(
                 "insert into payment (booking_id, user_id, amount, status, is_renewal)
@@ -35,16 +51,18 @@ async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where
             .await;
         let mut told = 0;
         loop {
-            let payload: Value = serde_json::from_str(&heard.recv().await.unwrap()).unwrap();
+            let payload = next().await?;
             if let Some(several) = payload.as_array() {
                 assert!(several.iter().all(|one| one["user_id"] == "8" && one["event"] == "booking.renewed"), "{what}");
                 told += several.len();
             } else if let Some(since) = payload["since"].as_str() {
                 told += payload["told"].as_array().unwrap().len();
-                // The rows stand in it and before it, and one follows the other, whatever was read in between and found empty.
-                let follows = position.replace(payload["position"].clone()).is_none_or(|position| position == since);
-                // A relay that had to stop for seconds lost the lead, and what it told is told again.
-                assert!(told == rows && follows || generation().await != led, "{what}: {told}, since {since}");
+                assert_eq!(told, rows, "{what}: the rows stand in it and before it");
+                // One follows the other, whatever was read in between and found empty.
+                assert!(
+                    position.replace(payload["position"].clone()).is_none_or(|position| position == since),
+                    "{what}"
+                );
                 break;
             }
         }
@@ -60,7 +78,7 @@ async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where
         let rows = if what == "too large" { 1 } else { 1500 };
         database.run(sql).await;
         let payload = loop {
-            let payload: Value = serde_json::from_str(&heard.recv().await.unwrap()).unwrap();
+            let payload = next().await?;
             if payload["beat"].is_null() {
                 break payload;
             }
@@ -72,6 +90,7 @@ async fn while_busy_the_relay_tells_for_the_writers_and_says_from_where_to_where
         }
     }
     david.nothing_but_a_marker(&database).await;
+    Some(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

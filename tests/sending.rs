@@ -83,7 +83,7 @@ async fn a_lock_on_what_is_sent_later_holds_up_nobody_who_takes_back() {
     let locker = database.superuser().await;
     locker.batch_execute("begin; lock table notifier.scheduled").await.unwrap();
     // Without a limit it would wait for the locker, which waits for it.
-    database.run("set statement_timeout = '5s'; select notifier.cancel_send('k')").await;
+    database.run("set statement_timeout = '30s'; select notifier.cancel_send('k')").await;
     database.run("select notifier.send('8', 'info', 'at once', key => 'k')").await;
     locker.batch_execute("commit").await.unwrap();
     database.run("select notifier.work(); select notifier.work()").await;

@@ -1,8 +1,9 @@
 //! What a user's sockets get: all of it, each of them, once; what came while nobody looked, at the next connection.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::process::Process;
@@ -188,11 +189,14 @@ async fn a_socket_that_cannot_keep_up_misses_nothing() {
             "insert into payment (booking_id, user_id, amount, status, is_renewal) select 101, 7, n, 'success', true from generate_series(1, {MANY}) n"
         ))
         .await;
-    let each_once = async |socket: &mut Socket| {
+    let each_once = async |socket: &mut Socket, rest: Duration| {
         let mut seen = vec![0; MANY + 1];
-        for _ in 0..MANY {
+        for n in 0..MANY {
             let frame = socket.frame().await;
             seen[frame["data"]["amount"].as_f64().unwrap() as usize] += 1;
+            if n % 250 == 0 {
+                sleep(rest).await;
+            }
         }
         assert!(
             seen[1..].iter().all(|times| *times == 1),
@@ -201,8 +205,8 @@ async fn a_socket_that_cannot_keep_up_misses_nothing() {
         );
     };
     let [one, other] = &mut quick;
-    tokio::join!(each_once(one), each_once(other));
-    Socket::meanwhile_all(&mut quick, each_once(&mut slow)).await;
+    let (at_once, slowly) = (Duration::ZERO, Duration::from_millis(100));
+    tokio::join!(each_once(one, at_once), each_once(other, at_once), each_once(&mut slow, slowly));
     database.run("select notifier.send('7', 'info', 'the end')").await;
     for socket in quick.iter_mut().chain([&mut slow]) {
         assert_eq!(socket.frame().await["message"], "the end");
@@ -300,5 +304,6 @@ async fn a_crowd_that_comes_back_asks_in_a_few_questions() {
     }
     assert_eq!(service.metric("notifier_catch_ups_total").await, CROWD);
     let reads = service.metric("notifier_catch_up_reads_total").await;
-    assert!(reads <= 20, "{reads} questions");
+    // A dozen; more where the machine took so long that questions under the lock met their limit.
+    assert!(reads <= CROWD / 5, "{reads} questions");
 }

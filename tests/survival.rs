@@ -154,16 +154,18 @@ async fn two_instances_tell_the_sockets_of_both_and_one_takes_over_the_bell() {
     database.write("update payment set status = 'verified' where id = 204").await;
     assert_eq!(here.frame().await["event"], "payment.verified");
     assert_eq!(there.frame().await["event"], "payment.verified");
-    eventually("one of them is the relay", || async {
+    let led = eventually("one of them is the relay", || async {
         first.metric("notifier_relay").await + second.metric("notifier_relay").await == 1
-    })
-    .await;
+    });
+    there.meanwhile(led).await;
 
     first.begin_to_stop();
-    assert_eq!(here.ending().await, Ending::Closed(1012));
+    assert_eq!(there.meanwhile(here.ending()).await, Ending::Closed(1012));
     database.write("update booking set status = 'cancelled_by_admin' where id = 104").await;
     assert_eq!(there.frame().await["event"], "booking.declined");
-    eventually("the second is the relay", || async { second.metric("notifier_relay").await == 1 }).await;
+    there
+        .meanwhile(eventually("the second is the relay", || async { second.metric("notifier_relay").await == 1 }))
+        .await;
     there.nothing_but_a_marker(&database).await;
 }
 
