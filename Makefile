@@ -21,14 +21,15 @@ lint: ## formatting, clippy and rustdoc without a warning
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-# Most of them wait for something most of the time: one more than there are cores.
+# Most of them wait for something most of the time: one more than there are cores. What a test says when it fails is the last that is
+# seen of it, and not the runtime's stack below it.
 test-rust: ## unit tests, and tests on a real Postgres and real sockets
-	RUST_TEST_THREADS=$$(( $$(nproc) + 1 )) cargo test --locked
+	RUST_BACKTRACE=0 RUST_TEST_THREADS=$$(( $$(nproc) + 1 )) cargo test --locked
 
 # The one that is fetched was built without TLS.
 test-postgres-18: ## what depends on the server's version once more, on a Postgres 18 fetched into target/
 	@scripts/prerequisites python3
-	RUST_TEST_THREADS=$$(( $$(nproc) + 1 )) EXPECTED_POSTGRES=18 scripts/with-postgres-18 cargo test --locked --test it -- \
+	RUST_BACKTRACE=0 RUST_TEST_THREADS=$$(( $$(nproc) + 1 )) EXPECTED_POSTGRES=18 scripts/with-postgres-18 cargo test --locked --test it -- \
 	  --skip postgres_tls:: --skip model:: --skip conformance:: --skip failover:: --skip sockets:: --skip mirrors:: --skip survival:: \
 	  --skip hostile:: --skip jwt:: --skip fuzz:: --skip credentials:: --skip description:: --skip http:: --skip faults::relay \
 	  --skip faults::clients --skip faults::clock --skip faults::link --skip faults::service --skip faults::database
