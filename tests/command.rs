@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::support::process::{binary, serve, signal};
+use crate::support::process::{binary, is_ready, serve, signal};
 use crate::support::socket::Ending;
 use crate::support::{Database, LIMIT, Socket, database, eventually};
 
@@ -297,10 +297,7 @@ async fn check_says_what_broke_and_fails_when_somebody_is_not_told() {
     let mut command = binary();
     command.args(["serve", "--database-url", &url, "--listen", "127.0.0.1:0", "--auth", "none"]).stderr(Stdio::piped());
     let (_serving, address, _log) = serve(command).await;
-    eventually("it listens", || async {
-        reqwest::get(format!("http://{address}/readyz")).await.is_ok_and(|answer| answer.status() == 200)
-    })
-    .await;
+    eventually("it listens", || is_ready(address)).await;
     let (code, out, _) = run(&arguments).await;
     assert_eq!((code, out.starts_with("all is well: 127.0.0.1:")), (Some(0), true), "{out}");
 

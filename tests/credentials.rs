@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::jwt::{self, SECRET};
-use crate::support::process::{binary, serve, signal};
+use crate::support::process::{binary, is_ready, serve, signal};
 use crate::support::socket::{Ending, V1};
 use crate::support::{Database, Service, Socket, eventually};
 
@@ -577,10 +577,7 @@ async fn serve_and_log(command: Command) -> (Child, SocketAddr, JoinHandle<Strin
         }
         log
     });
-    eventually("the service listens", || async {
-        reqwest::get(format!("http://{address}/readyz")).await.is_ok_and(|answer| answer.status() == 200)
-    })
-    .await;
+    eventually("the service listens", || is_ready(address)).await;
     (child, address, log)
 }
 

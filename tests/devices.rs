@@ -30,7 +30,7 @@ async fn one_device_does_not_confirm_for_another() {
         remembered(&database, &phone_cookie, 1).await;
         remembered(&database, &laptop_cookie, 1).await;
     };
-    laptop.meanwhile(phone.meanwhile(noted)).await;
+    Socket::meanwhile_all([&mut laptop, &mut phone], noted).await;
     drop(phone);
     database.run("select notifier.send('8', 'info', 'in the tunnel')").await;
     assert_eq!(laptop.frame().await["message"], "in the tunnel");
@@ -57,7 +57,7 @@ async fn a_device_that_was_told_nothing_is_known_when_it_has_left() {
     database.run("select notifier.send('7', 'info', 'to live on for two seconds')").await;
     other.frame().await;
     let other_cookie = other.cookie();
-    phone.meanwhile(other.meanwhile(remembered(&database, &other_cookie, 1))).await;
+    Socket::meanwhile_all([&mut phone, &mut other], remembered(&database, &other_cookie, 1)).await;
     drop(phone);
     let known =
         format!("select exists (select from notifier.device where device = '{}')", cookie.split('=').nth(1).unwrap());

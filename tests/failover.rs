@@ -67,13 +67,14 @@ async fn the_primary_alone_is_used_and_beside_standbys_the_service_waits_for_a_p
         pair.standby.promote().await;
         (three, waiting)
     };
-    let (_three, mut waiting) = first.meanwhile(second.meanwhile(alone)).await;
+    let (_three, mut waiting) = Socket::meanwhile_all([&mut first, &mut second], alone).await;
 
     // Two primaries: the services that are at the old one stay there as a whole, and don't go to and fro.
     assert_eq!(waiting.frame().await["connected"], true);
     let at_new = connect(&pair.standby.url("parking_app")).await;
     at_new.batch_execute("update payment set status = 'verified' where id = 201").await.unwrap();
-    assert_eq!(first.meanwhile(second.meanwhile(waiting.frame())).await["event"], "payment.verified");
+    let told = Socket::meanwhile_all([&mut first, &mut second], waiting.frame()).await;
+    assert_eq!(told["event"], "payment.verified");
     let terminate =
         "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name in ('one', 'two')";
     let superuser = pair.superuser().await;
@@ -86,7 +87,7 @@ async fn the_primary_alone_is_used_and_beside_standbys_the_service_waits_for_a_p
     let moved = eventually("all of it is at the new one", || async {
         one.is_ready().await && sessions(&at_standby, "one").await > 2
     });
-    first.meanwhile(second.meanwhile(moved)).await;
+    Socket::meanwhile_all([&mut first, &mut second], moved).await;
     at_new.execute(RENEWAL, &[&3_i64]).await.unwrap();
     for socket in [&mut first, &mut second] {
         while amount(&socket.frame().await) != Some(3) {}

@@ -15,6 +15,10 @@ use crate::support::checker::Place;
 use crate::support::server::free_port;
 use crate::support::{Service, eventually};
 
+/// Who holds the bell of the database that is asked: exclusively the relay, shared a writer for a moment. (The two halves of its key.)
+const BELL: &str = "from pg_locks l join pg_stat_activity a using (pid) where locktype = 'advisory' and l.granted
+                    and datname = current_database() and (classid::int8 << 32 | objid::int8) = 7809647138214477426";
+
 /// A service in this process whose sockets are told all they missed, however much: the checker counts rows, and a number that
 /// stands for some of them would be in its way.
 async fn service_on(place: &Place) -> Service {

@@ -34,11 +34,10 @@ async fn tells_for_the_writers() -> Option<()> {
     let mut david = Socket::open(service.address, "8").await;
     eventually("the relay is busy", || async { service.metric("notifier_relay_busy").await == 1 }).await;
 
-    let generation = || database.one::<i64>("select generation from notifier.progress");
-    let led = generation().await;
+    let led = database.generation().await;
     let mut next = async || -> Option<Value> {
         let payload = timeout(LIMIT, heard.recv()).await.expect("there are beats at least").unwrap();
-        (generation().await == led).then(|| serde_json::from_str(&payload).unwrap())
+        (database.generation().await == led).then(|| serde_json::from_str(&payload).unwrap())
     };
 
     let mut position = None;
@@ -223,11 +222,10 @@ async fn a_relay_whose_generation_has_passed_takes_another() {
     let service = Service::on(&database).await;
     let mut david = Socket::open(service.address, "8").await;
     eventually("writers announce", || service.is_announced_to()).await;
-    let generation = || database.one::<i64>("select generation from notifier.progress");
-    let before = generation().await;
+    let before = database.generation().await;
     database.run("update notifier.progress set generation = generation + 1").await;
     eventually("it is the relay once more", || async {
-        generation().await >= before + 2 && service.is_announced_to().await
+        database.generation().await >= before + 2 && service.is_announced_to().await
     })
     .await;
     database.write("update payment set status = 'verified' where id = 204").await;

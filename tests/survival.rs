@@ -206,8 +206,7 @@ async fn opening_in_the_middle_of_writes_neither_skips_nor_doubles() {
     // When the relay begins or ends to tell for the writers, what one of them commits just before may come just after.
     eventually("writers announce", || service.is_announced_to()).await;
     let writer = database.another_app().await;
-    let generation = || database.one::<i64>("select generation from notifier.progress");
-    let led = generation().await;
+    let led = database.generation().await;
     let (mut first, mut others) = (Socket::open(service.address, "8").await, Vec::new());
     let writing = tokio::spawn(async move {
         for n in 1..=WRITES {
@@ -225,7 +224,7 @@ async fn opening_in_the_middle_of_writes_neither_skips_nor_doubles() {
             others.push(Socket::open(service.address, "8").await);
         }
     }
-    if generation().await == led {
+    if database.generation().await == led {
         assert!(amounts.is_sorted(), "one writer's rows come in order: {amounts:?}");
     }
     amounts.sort();
@@ -369,11 +368,10 @@ async fn a_client_that_asks_and_reads_nothing_is_closed() {
     })
     .await;
     eventually("the service listens", || service.is_ready()).await;
-    let v1 = [V1];
     for (headers, message) in [
         (&[][..], Message::Ping(vec![7; 125].into())),
-        (&v1, Message::Text(r#"{"op":"ack"}"#.into())),
-        (&v1, Message::Text(r#"{"op":"read"}"#.into())),
+        (&[V1], Message::Text(r#"{"op":"ack"}"#.into())),
+        (&[V1], Message::Text(r#"{"op":"read"}"#.into())),
     ] {
         let mut socket = Socket::open_with(service.address, "8", "", headers).await;
         // Until the answers fill the buffers on the way and nothing more is taken: the service has closed.

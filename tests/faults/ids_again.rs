@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{service_at, service_on};
+use super::{BELL, service_at, service_on};
 use crate::support::checker::{Place, insert, size};
 use crate::support::proxy::Proxy;
 use crate::support::server::{Server, programs};
@@ -31,17 +31,16 @@ async fn a_row_is_told_and_lost_in_a_crash_and_its_id_becomes_anothers() {
         let (theirs, ours) = (1000 + 2 * round, 1001 + 2 * round);
         let admin = place.superuser().await;
         // Told by NOTIFY, and so at once: what the service itself commits would make the row safe before long.
-        let bell = "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock' and granted
-                        and (classid::int8 << 32 | objid::int8) = 7809647138214477426";
-        let hangs = || async { admin.query_one(bell, &[]).await.unwrap().get::<_, i64>(0) == 1 };
-        first.meanwhile(second.meanwhile(eventually("the bell hangs", hangs))).await;
+        let bell = format!("select count(*) {BELL} and mode = 'ExclusiveLock'");
+        let hangs = || async { admin.query_one(&bell, &[]).await.unwrap().get::<_, i64>(0) == 1 };
+        Socket::meanwhile_all([&mut first, &mut second], eventually("the bell hangs", hangs)).await;
         let app = database::connect(&place.url("parking_app")).await;
         app.batch_execute(&format!("set synchronous_commit = off; {}", insert("success", &[(7, theirs)])))
             .await
             .unwrap();
         let frame = second.meanwhile(told(&mut first, theirs)).await;
         server.end("QUIT");
-        first.meanwhile(second.meanwhile(server.start_again())).await;
+        Socket::meanwhile_all([&mut first, &mut second], server.start_again()).await;
         let app = database::connect(&place.url("parking_app")).await;
         app.batch_execute(&insert("success", &[(8, ours)])).await.unwrap();
         let survived =
@@ -55,7 +54,8 @@ async fn a_row_is_told_and_lost_in_a_crash_and_its_id_becomes_anothers() {
         again += u32::from(frame["id"] == id.as_str());
         println!("round {round}: rows lost in crashes: {lost}, ids that came again: {again}");
         first.meanwhile(told(&mut second, ours)).await;
-        first.meanwhile(second.meanwhile(eventually("the service listens", || service.is_ready()))).await;
+        Socket::meanwhile_all([&mut first, &mut second], eventually("the service listens", || service.is_ready()))
+            .await;
         if lost >= size(1, 20) {
             break;
         }

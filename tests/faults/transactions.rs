@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::service_on;
+use super::{BELL, service_on};
 use crate::support::checker::{Checker, Kind, Outcome, Place, Plan, insert, size};
 use crate::support::{Database, database, eventually};
 
@@ -105,25 +105,22 @@ async fn writers_under_a_statement_timeout_of_a_millisecond_leave_no_lock_behind
     let checker = Checker::start(plan, &place, service.address).await;
     checker.written(size(500, 30_000)).await;
     let admin = place.superuser().await;
-    // The two halves of the bell's key.
-    let bell = "from pg_locks l join pg_stat_activity a using (pid) where locktype = 'advisory' and l.granted
-                and datname = current_database() and (classid::int8 << 32 | objid::int8) = 7809647138214477426";
     let count = async |sql: String| admin.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0);
     // Where nobody writes the bell hangs, however long a line there was.
     checker.rest(true);
     eventually("no session holds the bell", async || {
-        count(format!("select count(*) {bell} and mode = 'ShareLock'")).await == 0
+        count(format!("select count(*) {BELL} and mode = 'ShareLock'")).await == 0
     })
     .await;
     let relay = std::cell::Cell::new(0);
     eventually("the bell hangs, and who holds it is ended", async || {
         let end = "select coalesce(max(pid) filter (where pg_terminate_backend(pid)), 0)::int8";
-        relay.set(count(format!("{end} {bell} and mode = 'ExclusiveLock'")).await);
+        relay.set(count(format!("{end} {BELL} and mode = 'ExclusiveLock'")).await);
         relay.get() != 0
     })
     .await;
     eventually("the bell hangs again", async || {
-        count(format!("select count(*) {bell} and mode = 'ExclusiveLock' and pid <> {}", relay.get())).await == 1
+        count(format!("select count(*) {BELL} and mode = 'ExclusiveLock' and pid <> {}", relay.get())).await == 1
     })
     .await;
     checker.rest(false);

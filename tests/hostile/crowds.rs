@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
 use super::{answer, connect, ended, handshake};
-use crate::support::process::{Process, binary};
+use crate::support::process::{Process, binary, is_ready};
 use crate::support::service::metric;
 use crate::support::{Database, LIMIT, Service, eventually};
 
@@ -32,8 +32,7 @@ async fn log_in(from: [u8; 4], to: std::net::SocketAddr) -> Duration {
     begun.elapsed()
 }
 
-/// What most logins took at most, each from an address of its own. Beside an attack it may be ten times what it is in peace: a
-/// login that waited for the attack's end would take far longer.
+/// What most logins took at most, each from an address of its own.
 async fn usual_login(first: u8, to: std::net::SocketAddr) -> Duration {
     let mut logins = Vec::new();
     for n in 0..9 {
@@ -43,6 +42,7 @@ async fn usual_login(first: u8, to: std::net::SocketAddr) -> Duration {
     logins[logins.len() / 2]
 }
 
+/// What it may be beside an attack, by what it is in peace: a login that waited for the attack's end would take far longer.
 fn slowed_down(peace: Duration) -> Duration {
     Duration::from_millis(500) + 10 * peace
 }
@@ -89,6 +89,7 @@ async fn two_thousand_slow_heads_are_closed_in_six_seconds_and_a_login_answers_m
             break;
         }
         log_in([127, 0, 7, host], to).await;
+        // A user may have twenty sockets, and those before have to be noticed as gone.
         sleep(Duration::from_millis(50)).await;
         latest = latest.max(begun.elapsed());
     }
@@ -222,9 +223,7 @@ async fn idle_connections_cannot_take_all_files() {
     }
     // It has had them all, and can still open what it needs.
     assert!(metric(to, "notifier_refused_total{reason=\"connections\"}").await >= 150);
-    let ready =
-        || async { reqwest::get(format!("http://{to}/readyz")).await.is_ok_and(|response| response.status() == 200) };
-    eventually("the service listens", ready).await;
+    eventually("the service listens", || is_ready(to)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

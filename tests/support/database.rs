@@ -181,6 +181,11 @@ impl Database {
         self.one("select token from notifier.epoch order by number desc limit 1").await
     }
 
+    /// Which relay leads: a number that grows with each.
+    pub async fn generation(&self) -> i64 {
+        self.one("select generation from notifier.progress").await
+    }
+
     /// How many sessions wait for a lock in a function of ours.
     pub async fn waiting_in(&self, function: &str) -> i64 {
         let sql = format!(

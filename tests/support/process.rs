@@ -30,10 +30,7 @@ impl Process {
         let (child, address, mut log) = serve(binary).await;
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         let process = Self { address, child };
-        eventually("the service listens", || async {
-            reqwest::get(format!("http://{address}/readyz")).await.is_ok_and(|response| response.status() == 200)
-        })
-        .await;
+        eventually("the service listens", || is_ready(address)).await;
         process
     }
 
@@ -86,6 +83,11 @@ pub async fn serve(mut command: Command) -> (Child, SocketAddr, Lines<BufReader<
     .await
     .expect("it never served");
     (child, address, log)
+}
+
+/// Whether a service at an address listens and reads.
+pub async fn is_ready(address: SocketAddr) -> bool {
+    reqwest::get(format!("http://{address}/readyz")).await.is_ok_and(|answer| answer.status() == 200)
 }
 
 /// Sends a signal, as `-TERM`.

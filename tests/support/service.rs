@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::process::is_ready;
 use super::{Database, eventually};
 
 pub struct Service {
@@ -53,7 +54,7 @@ impl Service {
     }
 
     pub async fn is_ready(&self) -> bool {
-        self.get("/readyz").await.is_some_and(|response| response.status() == 200)
+        is_ready(self.address).await
     }
 
     /// `None` when nobody answers.

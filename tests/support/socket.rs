@@ -6,7 +6,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -153,10 +153,11 @@ impl Socket {
         something: impl Future<Output = T>,
     ) -> T {
         let reading = sockets.into_iter().map(|socket| socket.meanwhile(pending::<Infallible>()));
+        let mut reading = FuturesUnordered::from_iter(reading);
         tokio::select! {
             done = something => done,
-            // Of none this ends at once.
-            Some(never) = FuturesUnordered::from_iter(reading).into_future().map(|(ended, _)| ended) => match never {},
+            // (Of none this is nothing at once.)
+            Some(never) = reading.next() => match never {},
         }
     }
 
